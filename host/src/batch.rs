@@ -1,0 +1,85 @@
+//! When a commit is due.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Progress that carries no effect, because every event was filtered out, is committed this often.
+pub const QUIET_COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many events share a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchPolicy {
+    /// Events per commit.
+    pub max: u32,
+    /// Bytes of changes per commit.
+    pub bytes: u64,
+    /// The longest time from a batch's first event to its commit.
+    pub linger: Duration,
+}
+
+impl Default for BatchPolicy {
+    fn default() -> Self {
+        Self { max: 256, bytes: 4 * 1024 * 1024, linger: Duration::from_millis(5) }
+    }
+}
+
+/// What has been gathered since the last commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gathered {
+    /// Events that were handled.
+    pub handled: u32,
+    /// Events that were filtered out.
+    pub skipped: u32,
+    /// Bytes of changes.
+    pub bytes: u64,
+    /// Time since the first of them.
+    pub age: Duration,
+}
+
+/// Whether a commit is due, `idle` when no further event is ready.
+pub fn is_due(policy: &BatchPolicy, gathered: &Gathered, idle: bool) -> bool {
+    if gathered.handled == 0 {
+        return gathered.skipped > 0 && gathered.age >= QUIET_COMMIT_INTERVAL;
+    }
+    idle || gathered.handled >= policy.max || gathered.bytes >= policy.bytes || gathered.age >= policy.linger
+}
+
+/// How much longer the loop may wait for a further event before `is_due`; none when nothing was gathered.
+pub fn wait(policy: &BatchPolicy, gathered: &Gathered) -> Option<Duration> {
+    match (gathered.handled, gathered.skipped) {
+        (0, 0) => None,
+        (0, _) => Some(QUIET_COMMIT_INTERVAL.saturating_sub(gathered.age)),
+        _ => Some(policy.linger.saturating_sub(gathered.age)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gathered(handled: u32, bytes: u64, age_ms: u64) -> Gathered {
+        Gathered { handled, skipped: 0, bytes, age: Duration::from_millis(age_ms) }
+    }
+
+    #[test]
+    fn each_bound_alone_makes_a_commit_due() {
+        let policy = BatchPolicy::default();
+        assert!(!is_due(&policy, &gathered(255, 0, 4), false));
+        assert!(is_due(&policy, &gathered(256, 0, 0), false));
+        assert!(is_due(&policy, &gathered(1, policy.bytes, 0), false));
+        assert!(is_due(&policy, &gathered(1, 0, 5), false));
+        assert!(is_due(&policy, &gathered(1, 0, 0), true));
+    }
+
+    #[test]
+    fn nothing_handled_is_committed_once_a_second() {
+        let policy = BatchPolicy::default();
+        let skipped = |age_ms| Gathered { handled: 0, skipped: 9, ..gathered(0, 0, age_ms) };
+        assert!(!is_due(&policy, &Gathered::default(), true));
+        assert!(!is_due(&policy, &skipped(999), true));
+        assert!(is_due(&policy, &skipped(1000), false));
+        assert_eq!(wait(&policy, &Gathered::default()), None);
+        assert_eq!(wait(&policy, &skipped(400)), Some(Duration::from_millis(600)));
+    }
+}

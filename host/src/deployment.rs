@@ -1,0 +1,101 @@
+//! The immutable row that says what a consumer is. A config file only proposes one.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    batch::BatchPolicy,
+    event::{Cursor, Timestamp},
+    limits::Limits,
+    policy::RetryPolicy,
+    store::{Digest, Epoch},
+    tenant::{ConsumerId, Name, StreamId},
+};
+
+/// Which part of a consumer's state an event's handler sees. Fixed when the consumer is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StateScope {
+    /// One state for the whole consumer.
+    #[default]
+    Consumer,
+    /// One state per foreign id.
+    Key,
+    /// One state per shard.
+    Shard,
+}
+
+/// Which events a consumer is called with; the others move its cursor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// Only these types; all where it is empty.
+    pub types: Vec<i32>,
+}
+
+/// Everything about a consumer that decides what its commits contain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The stream that it reads.
+    pub stream: StreamId,
+    /// The store's name that holds its state and position.
+    pub store: Name,
+    /// Where it begins, resolved: the cursor of `earliest` or `latest` when it was deployed, as hex.
+    #[serde(with = "cursor_as_hex")]
+    pub start: Cursor,
+    /// Which events it is called with.
+    pub filter: Filter,
+    /// Which state its handler sees.
+    pub state: StateScope,
+    /// How many shards.
+    pub shards: u32,
+    /// When a commit is due.
+    pub batch: BatchPolicy,
+    /// What happens when an event fails.
+    pub retry: RetryPolicy,
+    /// What a guest may use.
+    pub limits: Limits,
+    /// Streams of the tenant that it may emit to.
+    pub grants_emit: Vec<Name>,
+    /// What `tendon:consumer/config` answers.
+    pub config: BTreeMap<String, String>,
+    /// The version of the state's layout; an automatic rollback stays within one.
+    pub state_version: u32,
+}
+
+/// A consumer's spec and component, as they were activated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// Whose.
+    pub consumer: ConsumerId,
+    /// Its number in the store, given when it is activated.
+    pub epoch: Epoch,
+    /// The component.
+    pub digest: Digest,
+    /// Everything else.
+    pub spec: Spec,
+    /// When it was activated.
+    pub at: Timestamp,
+}
+
+impl Spec {
+    /// How long a call may take, host calls included.
+    pub fn wall(&self) -> Duration {
+        self.limits.wall
+    }
+}
+
+mod cursor_as_hex {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    use crate::event::Cursor;
+
+    pub(super) fn serialize<S: Serializer>(cursor: &Cursor, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(&cursor.0))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cursor, D::Error> {
+        let digits = String::deserialize(deserializer)?;
+        hex::decode(digits).map(|bytes| Cursor(bytes.into())).map_err(D::Error::custom)
+    }
+}

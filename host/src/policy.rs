@@ -1,0 +1,130 @@
+//! The decisions of the loop, as pure functions.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    event::{EventId, Timestamp},
+    handler::{Failure, FailureKind},
+    store::{Digest, Position, Reason, Status},
+};
+
+/// What happens when an event fails: exponential backoff, then the consumer blocks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// How often an event is tried, the first time included.
+    pub attempts: u32,
+    /// The wait after the first failure.
+    pub base: Duration,
+    /// What each further wait is multiplied by.
+    pub factor: f64,
+    /// The longest wait, the guest's own wishes included.
+    pub cap: Duration,
+    /// Whether a wait is shortened by a random part, up to half of it, so that consumers do not retry in step.
+    pub jitter: bool,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            attempts: 8,
+            base: Duration::from_millis(100),
+            factor: 2.0,
+            cap: Duration::from_secs(60),
+            jitter: true,
+        }
+    }
+}
+
+/// What to do about a failed event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Try it again after a wait.
+    Retry(Duration),
+    /// Stop in front of it until somebody helps.
+    Block,
+}
+
+/// What to do about an event that has now failed `attempts` times; `random` is in 0..1.
+pub fn after_failure(policy: &RetryPolicy, attempts: u32, failure: &Failure, random: f64) -> Decision {
+    if matches!(failure.kind, FailureKind::Reject) || attempts >= policy.attempts {
+        return Decision::Block;
+    }
+    let wait = backoff(policy, attempts, random);
+    Decision::Retry(failure.after.map_or(wait, |after| wait.max(after)).min(policy.cap))
+}
+
+/// The wait after the n-th failure in a row, n from 1.
+pub fn backoff(policy: &RetryPolicy, n: u32, random: f64) -> Duration {
+    let exponent = i32::try_from(n.saturating_sub(1)).unwrap_or(i32::MAX);
+    let seconds = policy.base.as_secs_f64() * policy.factor.powi(exponent);
+    let capped = seconds.clamp(0.0, policy.cap.as_secs_f64());
+    let share = if policy.jitter { 1.0 - random / 2.0 } else { 1.0 };
+    Duration::from_secs_f64(capped * share)
+}
+
+/// The reason that a position carries after a failure.
+pub fn reason(failure: &Failure, event: &EventId, now: Timestamp) -> Reason {
+    Reason {
+        code: failure.kind.code().to_owned(),
+        message: failure.message.clone(),
+        event: Some(event.clone()),
+        since: now,
+    }
+}
+
+/// The row as a component may run it: one that has never run there starts anew where another one was blocked. A
+/// pause stays, whoever comes.
+pub fn standing(position: &Position, digest: Digest) -> Position {
+    let mut position = position.clone();
+    if position.digest.is_some_and(|before| before != digest) && position.status != Status::Paused {
+        position.status = Status::Running;
+        position.reason = None;
+        position.attempts = 0;
+    }
+    position
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(kind: FailureKind, after_ms: Option<u64>) -> Failure {
+        Failure { kind, index: 0, message: String::new(), after: after_ms.map(Duration::from_millis) }
+    }
+
+    fn steady() -> RetryPolicy {
+        RetryPolicy { jitter: false, ..RetryPolicy::default() }
+    }
+
+    #[test]
+    fn waits_grow_by_the_factor_up_to_the_cap() {
+        let waits: Vec<u128> = (1..=12).map(|n| backoff(&steady(), n, 0.0).as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000]);
+        assert_eq!(backoff(&steady(), u32::MAX, 0.0), steady().cap);
+    }
+
+    #[test]
+    fn jitter_takes_away_at_most_half() {
+        let policy = RetryPolicy::default();
+        assert_eq!(backoff(&policy, 1, 0.0).as_millis(), 100);
+        assert_eq!(backoff(&policy, 1, 1.0).as_millis(), 50);
+    }
+
+    #[test]
+    fn the_last_attempt_and_a_reject_block() {
+        let retry = failure(FailureKind::Retry, None);
+        assert!(matches!(after_failure(&steady(), 7, &retry, 0.0), Decision::Retry(_)));
+        assert_eq!(after_failure(&steady(), 8, &retry, 0.0), Decision::Block);
+        assert_eq!(after_failure(&steady(), 1, &failure(FailureKind::Reject, None), 0.0), Decision::Block);
+    }
+
+    #[test]
+    fn a_guest_may_ask_for_a_longer_wait_up_to_the_cap() {
+        let wait = |ms| after_failure(&steady(), 1, &failure(FailureKind::Retry, Some(ms)), 0.0);
+        assert_eq!(wait(1), Decision::Retry(Duration::from_millis(100)));
+        assert_eq!(wait(5_000), Decision::Retry(Duration::from_secs(5)));
+        assert_eq!(wait(5_000_000), Decision::Retry(Duration::from_secs(60)));
+    }
+}

@@ -1,0 +1,300 @@
+//! A handler's view of its consumer's state: reads go through to the store, writes are held back as changes.
+//!
+//! It keeps a bounded cache across commits. That stays true because every writer of a scope moves the position's
+//! revision, and a loop that finds its revision moved drops handler and view.
+
+use std::{collections::HashSet, sync::Arc};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use hashbrown::{Equivalent, HashMap};
+
+use crate::{
+    changes::{Changes, Emit, StateKey},
+    clock::Clock,
+    deployment::StateScope,
+    error::{Error, Kind, Result},
+    event::{Event, EventId, EventKey, NewEvent, StreamName, Timestamp},
+    limits::{EVENT_BYTES_MAX, Limits, SCAN_ENTRIES_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX},
+    store::{Key, Scope, Store},
+    tenant::{ShardId, StreamId},
+};
+
+/// How many bytes each of a view's two cache generations may hold.
+const CACHE_GENERATION_BYTES: usize = 2 * 1024 * 1024;
+/// What an entry of the cache costs beside its key and value.
+const CACHE_ENTRY_BYTES: usize = 96;
+
+/// What a view is made of.
+#[derive(Clone)]
+pub struct ViewSpec {
+    /// Where the state is.
+    pub store: Arc<dyn Store>,
+    /// Whose it is.
+    pub shard: ShardId,
+    /// Which part of it an event sees.
+    pub scope: StateScope,
+    /// The stream that the events come from.
+    pub stream: StreamId,
+    /// The position's incarnation and generation: parts of an emitted event's key.
+    pub incarnation: (u64, u32),
+    /// The streams that may be emitted to.
+    pub granted: Arc<HashSet<StreamName>>,
+    /// What an event may use.
+    pub limits: Arc<Limits>,
+    /// Stamps emitted events.
+    pub clock: Clock,
+}
+
+/// See the module.
+pub struct View {
+    spec: ViewSpec,
+    part: ByteString,
+    cause: Option<(EventId, Timestamp)>,
+    emitted: u32,
+    call: Call,
+    changes: Changes,
+    young: Cache,
+    old: Cache,
+}
+
+/// What the event that is being handled has asked for so far.
+#[derive(Default)]
+struct Call {
+    writes: Vec<(StateKey, Option<Bytes>)>,
+    write_bytes: usize,
+    emits: Vec<Emit>,
+}
+
+#[derive(Default)]
+struct Cache {
+    entries: HashMap<StateKey, Option<Bytes>>,
+    bytes: usize,
+}
+
+/// A key that is looked up without being owned.
+#[derive(Hash)]
+struct KeyRef<'a> {
+    part: &'a ByteString,
+    key: &'a str,
+}
+
+impl Equivalent<StateKey> for KeyRef<'_> {
+    fn equivalent(&self, key: &StateKey) -> bool {
+        self.key == &*key.key && *self.part == key.part
+    }
+}
+
+impl Cache {
+    fn insert(&mut self, key: StateKey, value: Option<Bytes>) {
+        let size = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
+        let key_bytes = key.part.len() + key.key.len() + CACHE_ENTRY_BYTES;
+        let added = size(&value);
+        match self.entries.insert(key, value) {
+            Some(before) => self.bytes = self.bytes.saturating_sub(size(&before)) + added,
+            None => self.bytes += key_bytes + added,
+        }
+    }
+}
+
+impl View {
+    /// A view that has read nothing yet.
+    pub fn new(spec: ViewSpec) -> Self {
+        let part = match spec.scope {
+            StateScope::Consumer | StateScope::Key => ByteString::new(),
+            StateScope::Shard => spec.shard.index.to_string().into(),
+        };
+        Self {
+            spec,
+            part,
+            cause: None,
+            emitted: 0,
+            call: Call::default(),
+            changes: Changes::default(),
+            young: Cache::default(),
+            old: Cache::default(),
+        }
+    }
+
+    /// The limits that hold for each event.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.spec.limits
+    }
+
+    /// Whose view it is.
+    pub fn shard(&self) -> &ShardId {
+        &self.spec.shard
+    }
+
+    /// Begins an event: reads and writes are now in its scope, emitted events are caused by it.
+    pub fn begin(&mut self, event: &Event) {
+        if self.spec.scope == StateScope::Key {
+            self.part = event.foreign_id.clone();
+        }
+        self.cause = Some((event.id.clone(), event.timestamp));
+        self.emitted = 0;
+    }
+
+    /// Keeps what was asked for since the last `keep`: it stands.
+    pub fn keep(&mut self) {
+        self.changes.writes.extend(self.call.writes.drain(..));
+        self.changes.emits.append(&mut self.call.emits);
+        self.call.write_bytes = 0;
+    }
+
+    /// Hands the kept changes out.
+    pub fn take(&mut self) -> Changes {
+        let mut changes = std::mem::take(&mut self.changes);
+        if !changes.writes.is_empty() {
+            changes.consumer = Some(self.spec.shard.consumer.clone());
+        }
+        changes
+    }
+
+    /// The commit before the one that is being gathered stands. Only now may the cache forget its older generation:
+    /// what is in there is in the store. (One commit at most is in flight; the younger generation may hold writes of
+    /// it and of the next.)
+    pub fn committed(&mut self) {
+        if self.young.bytes > CACHE_GENERATION_BYTES {
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+
+    /// The value of a key.
+    pub async fn get(&mut self, key: &str) -> Result<Option<Bytes>> {
+        if let Some(value) = self.cached(key) {
+            return Ok(value);
+        }
+        let values = self.spec.store.get(&self.scope(), &[key.to_owned().into()]).await?;
+        let value = values.into_iter().next().flatten();
+        self.remember(key.to_owned().into(), value.clone());
+        Ok(value)
+    }
+
+    /// The values of keys, in their order, with one question to the store.
+    pub async fn get_many(&mut self, keys: Vec<Key>) -> Result<Vec<Option<Bytes>>> {
+        let mut values: Vec<Option<Option<Bytes>>> = keys.iter().map(|key| self.cached(key)).collect();
+        let is_missing = |(key, value): (&Key, &Option<Option<Bytes>>)| value.is_none().then(|| key.clone());
+        let missing: Vec<Key> = keys.iter().zip(&values).filter_map(is_missing).collect();
+        if !missing.is_empty() {
+            let stored = self.spec.store.get(&self.scope(), &missing).await?;
+            let gaps = values.iter_mut().filter(|value| value.is_none());
+            for ((gap, key), value) in gaps.zip(missing).zip(stored) {
+                self.remember(key, value.clone());
+                *gap = Some(value);
+            }
+        }
+        Ok(values.into_iter().map(Option::flatten).collect())
+    }
+
+    /// Entries by prefix, after a key, in order. What was written and is not committed yet is among them.
+    pub async fn scan(&mut self, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(Key, Bytes)>> {
+        let limit = limit.min(SCAN_ENTRIES_MAX);
+        let stored = |from: Option<Key>, want: u32| {
+            let (store, scope, prefix) = (self.spec.store.clone(), self.scope(), prefix.to_owned());
+            async move { store.scan(&scope, &prefix, from.as_deref(), want).await }
+        };
+        let held = self.held(prefix, after);
+        let mut found = std::collections::BTreeMap::new();
+        let mut from = after.map(|after| Key::from(after.to_owned()));
+        loop {
+            let page = stored(from.clone(), limit).await?;
+            let full = page.len() == limit as usize;
+            from = page.last().map(|(key, _)| key.clone());
+            found.extend(page.into_iter().filter(|(key, _)| !held.contains_key(key)));
+            if !full || found.len() >= limit as usize {
+                break;
+            }
+        }
+        // A held key beyond a full last page may come after stored ones that were not read: it must wait its turn.
+        let horizon = if found.len() >= limit as usize { from } else { None };
+        let near = |key: &Key| horizon.as_ref().is_none_or(|horizon| key <= horizon);
+        found.extend(held.into_iter().filter(|(key, _)| near(key)).filter_map(|(key, value)| Some((key, value?))));
+        Ok(found.into_iter().take(limit as usize).collect())
+    }
+
+    /// Sets or deletes a key.
+    pub fn write(&mut self, key: Key, value: Option<Bytes>) -> Result<()> {
+        let limits = &self.spec.limits;
+        let value_bytes = value.as_ref().map_or(0, Bytes::len);
+        check("a state key", "bytes", key.len(), STATE_KEY_BYTES_MAX)?;
+        check("a state value", "bytes", value_bytes, STATE_VALUE_BYTES_MAX)?;
+        check("limits.state-keys", "keys written by one event", self.call.writes.len() + 1, limits.state_keys as usize)?;
+        let bytes = self.call.write_bytes + key.len() + value_bytes;
+        check("limits.state", "bytes written by one event", bytes, usize::try_from(limits.state_bytes).unwrap_or(usize::MAX))?;
+        self.call.write_bytes = bytes;
+        let key = StateKey { part: self.part.clone(), key };
+        self.young.insert(key.clone(), value.clone());
+        self.call.writes.push((key, value));
+        Ok(())
+    }
+
+    /// Emits an event to one of the granted streams.
+    pub fn emit(&mut self, stream: StreamName, mut event: NewEvent) -> Result<()> {
+        if !self.spec.granted.contains(&stream) {
+            return Err(Error::new(Kind::Denied, format!("stream `{stream}` was not granted to {}", self.spec.shard))
+                .help(format!("add \"{stream}\" to the consumer's grants.emit")));
+        }
+        check("limits.emits", "events emitted by one event", self.emitted as usize + 1, self.spec.limits.emits as usize)?;
+        check("an event", "bytes", event.metadata.len() + event.foreign_id.len(), EVENT_BYTES_MAX)?;
+        let (cause, led_by) = self.cause.as_ref().ok_or_else(|| {
+            Error::invalid("an event can be emitted only while an event is handled: `init` has none")
+        })?;
+        event.timestamp = self.spec.clock.now();
+        let key = self.emit_key(cause, *led_by);
+        let stream = StreamId { tenant: self.spec.stream.tenant.clone(), name: stream };
+        self.call.emits.push(Emit { key, stream, event });
+        self.emitted += 1;
+        Ok(())
+    }
+
+    /// The same whenever the same event is handled again: of consumer, incarnation, generation, stream, event and n.
+    fn emit_key(&self, cause: &EventId, led_by: Timestamp) -> EventKey {
+        let ViewSpec { shard, stream, incarnation: (incarnation, generation), .. } = &self.spec;
+        EventKey::new(
+            led_by,
+            &[
+                shard.consumer.tenant.0.as_str().as_bytes(),
+                shard.consumer.name.as_str().as_bytes(),
+                &incarnation.to_le_bytes(),
+                &generation.to_le_bytes(),
+                stream.name.as_str().as_bytes(),
+                cause.0.as_bytes(),
+                &self.emitted.to_le_bytes(),
+            ],
+        )
+    }
+
+    fn scope(&self) -> Scope {
+        Scope { consumer: self.spec.shard.consumer.clone(), part: self.part.clone() }
+    }
+
+    fn cached(&self, key: &str) -> Option<Option<Bytes>> {
+        let key = KeyRef { part: &self.part, key };
+        self.young.entries.get(&key).or_else(|| self.old.entries.get(&key)).cloned()
+    }
+
+    /// Keeps what was read, unless one batch alone has read more than the cache is meant for.
+    fn remember(&mut self, key: Key, value: Option<Bytes>) {
+        if self.young.bytes > 2 * CACHE_GENERATION_BYTES {
+            return;
+        }
+        self.young.insert(StateKey { part: self.part.clone(), key }, value);
+    }
+
+    /// What was written below a prefix and may not be in the store yet: the cache knows all of it.
+    fn held(&self, prefix: &str, after: Option<&str>) -> std::collections::BTreeMap<Key, Option<Bytes>> {
+        let wanted = |key: &StateKey| {
+            key.part == self.part && key.key.starts_with(prefix) && after.is_none_or(|after| &*key.key > after)
+        };
+        let caches = self.old.entries.iter().chain(self.young.entries.iter());
+        caches.filter(|(key, _)| wanted(key)).map(|(key, value)| (key.key.clone(), value.clone())).collect()
+    }
+}
+
+fn check(name: &str, unit: &str, found: usize, most: usize) -> Result<()> {
+    if found <= most {
+        return Ok(());
+    }
+    Err(Error::limit(format!("{name}: {found} {unit}, at most {most} are allowed")))
+}
