@@ -10,19 +10,24 @@
 //! | [`handler`], [`view`], [`limits`] | whatever handles events, its view of the state, what it may use |
 //! | [`policy`], [`batch`], [`clock`] | the loop's decisions, as pure functions, and its time |
 //! | [`tailer`] | reads a stream once for all its consumers |
+//! | [`metrics`] | what the loop counts |
 //! | [`committer`] | merges the commits of many shards into one transaction |
 //! | [`consumer`] | THE loop |
 
 pub mod batch;
 pub mod changes;
 pub mod clock;
+pub mod committer;
+pub mod consumer;
 pub mod deployment;
 pub mod error;
 pub mod event;
 pub mod handler;
 pub mod limits;
+pub mod metrics;
 pub mod policy;
 pub mod source;
 pub mod store;
+pub mod tailer;
 pub mod tenant;
 pub mod view;

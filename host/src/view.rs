@@ -219,9 +219,19 @@ impl View {
         let value_bytes = value.as_ref().map_or(0, Bytes::len);
         check("a state key", "bytes", key.len(), STATE_KEY_BYTES_MAX)?;
         check("a state value", "bytes", value_bytes, STATE_VALUE_BYTES_MAX)?;
-        check("limits.state-keys", "keys written by one event", self.call.writes.len() + 1, limits.state_keys as usize)?;
+        check(
+            "limits.state-keys",
+            "keys written by one event",
+            self.call.writes.len() + 1,
+            limits.state_keys as usize,
+        )?;
         let bytes = self.call.write_bytes + key.len() + value_bytes;
-        check("limits.state", "bytes written by one event", bytes, usize::try_from(limits.state_bytes).unwrap_or(usize::MAX))?;
+        check(
+            "limits.state",
+            "bytes written by one event",
+            bytes,
+            usize::try_from(limits.state_bytes).unwrap_or(usize::MAX),
+        )?;
         self.call.write_bytes = bytes;
         let key = StateKey { part: self.part.clone(), key };
         self.young.insert(key.clone(), value.clone());
@@ -235,11 +245,17 @@ impl View {
             return Err(Error::new(Kind::Denied, format!("stream `{stream}` was not granted to {}", self.spec.shard))
                 .help(format!("add \"{stream}\" to the consumer's grants.emit")));
         }
-        check("limits.emits", "events emitted by one event", self.emitted as usize + 1, self.spec.limits.emits as usize)?;
+        check(
+            "limits.emits",
+            "events emitted by one event",
+            self.emitted as usize + 1,
+            self.spec.limits.emits as usize,
+        )?;
         check("an event", "bytes", event.metadata.len() + event.foreign_id.len(), EVENT_BYTES_MAX)?;
-        let (cause, led_by) = self.cause.as_ref().ok_or_else(|| {
-            Error::invalid("an event can be emitted only while an event is handled: `init` has none")
-        })?;
+        let (cause, led_by) = self
+            .cause
+            .as_ref()
+            .ok_or_else(|| Error::invalid("an event can be emitted only while an event is handled: `init` has none"))?;
         event.timestamp = self.spec.clock.now();
         let key = self.emit_key(cause, *led_by);
         let stream = StreamId { tenant: self.spec.stream.tenant.clone(), name: stream };
