@@ -44,6 +44,8 @@ pub struct Shard {
     pub clock: Clock,
     /// What it counts.
     pub metrics: Arc<ConsumerMetrics>,
+    /// Tells which deployment it has taken over.
+    pub adopted: watch::Sender<Epoch>,
     /// What it is to run. When that changes, the new version takes over between two events.
     pub version: watch::Receiver<Arc<Version>>,
     /// Turns true when it shall stop.
@@ -340,6 +342,7 @@ impl<'a> Run<'a> {
         self.commit().await?;
         let version = self.shard.version.borrow_and_update().clone();
         self.adopt(version);
+        self.warm().await;
         self.shard.metrics.reloads.inc();
         Ok(())
     }
@@ -352,6 +355,13 @@ impl<'a> Run<'a> {
         self.row_is_due |= self.next_row != self.row;
         self.handler = None;
         self.version = version;
+    }
+
+    /// Makes the handler that the next event would need, so that a swap is over when it says so. A failure to do so
+    /// is left to that event.
+    async fn warm(&mut self) {
+        self.handler = self.version.factory.create(self.view()).await.ok();
+        self.shard.adopted.send_replace(self.version.epoch);
     }
 
     fn view(&self) -> View {

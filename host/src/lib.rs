@@ -28,6 +28,8 @@ pub mod metrics;
 pub mod policy;
 pub mod source;
 pub mod store;
+pub mod supervisor;
 pub mod tailer;
+pub mod telemetry;
 pub mod tenant;
 pub mod view;

@@ -136,7 +136,7 @@ impl Subscription {
     pub async fn next(&mut self) -> Result<Piece> {
         loop {
             match &mut self.place {
-                Place::Unknown => self.place = self.find().await?,
+                Place::Unknown => self.place = find(&self.tailer.shared, &self.cursor).await?,
                 Place::Ring { next, jumps } => {
                     self.changed.mark_unchanged();
                     let found = self.tailer.shared.ring().take(*next, *jumps);
@@ -196,21 +196,20 @@ impl Subscription {
     fn is_covered(&self) -> bool {
         self.tailer.shared.ring().number_of(&*self.tailer.shared.source, &self.cursor).is_some()
     }
+}
 
-    /// Where the cursor is: in the ring, ahead of it (then the ring comes here), or behind it.
-    async fn find(&self) -> Result<Place> {
-        let shared = &self.tailer.shared;
-        if let Some(place) = shared.place(&self.cursor) {
-            return Ok(place);
-        }
-        let permit = shared.lone_readers.clone().acquire_owned().await;
-        let permit = permit.map_err(|_| Error::unavailable("the stream's reader has ended"))?;
-        if let Some(place) = shared.place(&self.cursor) {
-            return Ok(place);
-        }
-        let chunks = shared.source.stream(self.cursor.clone(), Until::Head).await?;
-        Ok(Place::Alone { chunks, _permit: permit })
+/// Where a cursor is: in the ring, ahead of it (then the ring comes there), or behind it.
+async fn find(shared: &Shared, cursor: &Cursor) -> Result<Place> {
+    if let Some(place) = shared.place(cursor) {
+        return Ok(place);
     }
+    let permit = shared.lone_readers.clone().acquire_owned().await;
+    let permit = permit.map_err(|_| Error::unavailable("the stream's reader has ended"))?;
+    if let Some(place) = shared.place(cursor) {
+        return Ok(place);
+    }
+    let chunks = shared.source.stream(cursor.clone(), Until::Head).await?;
+    Ok(Place::Alone { chunks, _permit: permit })
 }
 
 enum Found {
