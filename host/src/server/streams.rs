@@ -79,9 +79,9 @@ async fn open(catalog: &Catalog, stream: &StreamId, after: Cursor, until: Until)
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<StreamView>>, Failure> {
     let catalog = api.catalog().await;
     let mut views = Vec::new();
-    for (stream, config) in &catalog.config.streams {
-        let source = catalog.database_of(stream)?.source(stream).await?;
-        views.push(views::stream(stream, config.store.as_str(), &*source).await?);
+    for stream in catalog.config.streams.values() {
+        let source = catalog.database(&stream.store)?.source(&stream.id).await?;
+        views.push(views::stream(&stream.id, stream.store.as_str(), &*source).await?);
     }
     Ok(Json(views))
 }
@@ -143,12 +143,11 @@ pub(super) async fn append(
     let host = api.host()?;
     let stream = id(query.tenant, &name)?;
     let catalog = api.catalog().await;
-    let config = catalog.config.streams.get(&stream);
-    let config = config.ok_or_else(|| Error::not_found(format!("there is no stream `{name}`")))?;
+    let store = &catalog.config.stream(&stream)?.store;
     let emits: Vec<Emit> = event_file::read("the request", &body[..], &stream)?;
     let lines = emits.len() as u64;
     let changes = Changes { emits, ..Changes::default() };
     let commit = Commit { changes, duplicates: Duplicates::Skip, ..Commit::default() };
-    let appended = host.commit(&config.store, commit).await?.appended;
+    let appended = host.commit(store, commit).await?.appended;
     Ok(Json(Appended { appended, skipped: lines - appended }))
 }
