@@ -12,6 +12,7 @@
 //! | [`tailer`] | reads a stream once for all its consumers |
 //! | [`committer`] | merges the commits of many shards into one transaction |
 //! | [`consumer`] | THE loop |
+//! | [`runtime`] | runs components; the only place that knows wasmtime |
 
 pub mod batch;
 pub mod changes;
@@ -22,6 +23,7 @@ pub mod event;
 pub mod handler;
 pub mod limits;
 pub mod policy;
+pub mod runtime;
 pub mod source;
 pub mod store;
 pub mod tenant;
