@@ -10,6 +10,7 @@
 //! | [`handler`], [`view`], [`limits`] | whatever handles events, its view of the state, what it may use |
 //! | [`policy`], [`batch`], [`clock`] | the loop's decisions, as pure functions, and its time |
 //! | [`tailer`] | reads a stream once for all its consumers |
+//! | [`metrics`] | what the loop counts |
 //! | [`committer`] | merges the commits of many shards into one transaction |
 //! | [`consumer`] | THE loop |
 //! | [`runtime`] | runs components; the only place that knows wasmtime |
@@ -17,14 +18,20 @@
 pub mod batch;
 pub mod changes;
 pub mod clock;
+pub mod committer;
+pub mod consumer;
 pub mod deployment;
 pub mod error;
 pub mod event;
 pub mod handler;
 pub mod limits;
+pub mod metrics;
 pub mod policy;
 pub mod runtime;
 pub mod source;
 pub mod store;
+pub mod supervisor;
+pub mod tailer;
+pub mod telemetry;
 pub mod tenant;
 pub mod view;

@@ -277,7 +277,12 @@ impl View {
         let cause = self.causes.get(index as usize).ok_or_else(|| {
             Error::invalid(format!("an event was emitted for event {index} of a batch of {events}; they count from 0"))
         })?;
-        check("limits.emits", "events emitted by one event", cause.emitted as usize + 1, self.spec.limits.emits as usize)?;
+        check(
+            "limits.emits",
+            "events emitted by one event",
+            cause.emitted as usize + 1,
+            self.spec.limits.emits as usize,
+        )?;
         check("an event", "bytes", event.metadata.len() + event.foreign_id.len(), EVENT_BYTES_MAX)?;
         event.timestamp = self.spec.clock.now();
         let key = self.emit_key(cause);

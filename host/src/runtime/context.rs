@@ -5,12 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 
 use super::{memory::MemoryBudget, meter::Meter, output::Output, trap::Stop};
-use crate::{
-    error::Error,
-    event::Event,
-    limits::Limits,
-    view::View,
-};
+use crate::{error::Error, event::Event, limits::Limits, view::View};
 
 /// The most handles of WASI that a guest may hold.
 const HANDLES_MAX: usize = 1_000;

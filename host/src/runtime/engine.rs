@@ -43,16 +43,21 @@ struct Inner {
     ticker: Arc<Ticker>,
     /// One compilation at a time: two would take the cores from the guests that run.
     turn: Arc<Semaphore>,
-    remembered: Mutex<VecDeque<Arc<Compiled>>>,
+    remembered: Mutex<VecDeque<Arc<Code>>>,
 }
 
 /// A component that passed the gate and is ready to be instantiated.
+#[derive(Clone)]
 pub struct Compiled {
+    code: Arc<Code>,
+    compiled_in: Duration,
+}
+
+struct Code {
     inspection: Inspection,
     pre: InstancePre<Ctx>,
     entry: EntryIndices,
     lifecycle: Option<lifecycle::GuestIndices>,
-    compile_time: Duration,
 }
 
 /// Where a component's events go in.
@@ -66,32 +71,32 @@ pub(super) enum EntryIndices {
 impl Compiled {
     /// The SHA-256 of its bytes.
     pub fn digest(&self) -> Digest {
-        self.inspection.digest
+        self.code.inspection.digest
     }
 
     /// What it is.
     pub fn inspection(&self) -> &Inspection {
-        &self.inspection
+        &self.code.inspection
     }
 
-    /// How long it took to compile, when it was.
-    pub fn compile_time(&self) -> Duration {
-        self.compile_time
+    /// How long compiling took; zero when it was remembered.
+    pub fn compiled_in(&self) -> Duration {
+        self.compiled_in
     }
 
     /// What instances are made of.
     pub(super) fn pre(&self) -> &InstancePre<Ctx> {
-        &self.pre
+        &self.code.pre
     }
 
     /// Where its events go in.
     pub(super) fn entry(&self) -> &EntryIndices {
-        &self.entry
+        &self.code.entry
     }
 
     /// Where `init` is, if it has one.
     pub(super) fn lifecycle(&self) -> Option<&lifecycle::GuestIndices> {
-        self.lifecycle.as_ref()
+        self.code.lifecycle.as_ref()
     }
 }
 
@@ -119,8 +124,8 @@ impl Engine {
 
     /// Compiles a component, on a thread of its own, after those that were asked for before; one that is remembered
     /// costs only its digest. What is no guest of this host is `Invalid`, what is too large `Limit`.
-    pub async fn compile(&self, bytes: Bytes, limits: &Limits) -> Result<Arc<Compiled>> {
-        gate::check_size(&bytes, limits)?;
+    pub async fn compile(&self, bytes: Bytes, limits: &Limits) -> Result<Compiled> {
+        gate::check_size(bytes.len() as u64, limits)?;
         let mine = bytes.clone();
         let digest = off_the_data_plane(move || Ok(Digest::of(&mine))).await?;
         if let Some(compiled) = self.remembered(&digest) {
@@ -135,30 +140,30 @@ impl Engine {
             if let Some(compiled) = engine.remembered(&digest) {
                 return Ok(compiled);
             }
-            let compiled = Arc::new(engine.compile_now(&bytes)?);
-            engine.remember(compiled.clone());
-            Ok(compiled)
+            let began = Instant::now();
+            let code = Arc::new(engine.compile_now(&bytes)?);
+            engine.remember(code.clone());
+            Ok(Compiled { code, compiled_in: began.elapsed() })
         })
         .await
     }
 
     /// A component that was compiled before and is still remembered.
-    pub fn remembered(&self, digest: &Digest) -> Option<Arc<Compiled>> {
+    pub fn remembered(&self, digest: &Digest) -> Option<Compiled> {
         let mut remembered = self.0.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = remembered.iter().position(|compiled| compiled.digest() == *digest)?;
-        let compiled = remembered.remove(at)?;
-        remembered.push_front(compiled.clone());
-        Some(compiled)
+        let at = remembered.iter().position(|code| code.inspection.digest == *digest)?;
+        let code = remembered.remove(at)?;
+        remembered.push_front(code.clone());
+        Some(Compiled { code, compiled_in: Duration::ZERO })
     }
 
-    fn remember(&self, compiled: Arc<Compiled>) {
+    fn remember(&self, code: Arc<Code>) {
         let mut remembered = self.0.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered.push_front(compiled);
+        remembered.push_front(code);
         remembered.truncate(REMEMBERED);
     }
 
-    fn compile_now(&self, bytes: &[u8]) -> Result<Compiled> {
-        let began = Instant::now();
+    fn compile_now(&self, bytes: &[u8]) -> Result<Code> {
         let inspection = inspect(bytes)?;
         let component = Component::from_binary(&self.0.engine, bytes)
             .map_err(|error| Error::invalid(format!("not a valid component: {}", error.root_cause())))?;
@@ -175,7 +180,7 @@ impl Engine {
             true => Some(lifecycle::GuestIndices::new(&pre).map_err(misfit)?),
             false => None,
         };
-        Ok(Compiled { inspection, pre, entry, lifecycle, compile_time: began.elapsed() })
+        Ok(Code { inspection, pre, entry, lifecycle })
     }
 
     /// wasmtime's own.

@@ -33,11 +33,11 @@ pub(super) struct Shape {
 }
 
 /// Refuses a component that is larger than its limit.
-pub(super) fn check_size(bytes: &[u8], limits: &Limits) -> Result<()> {
-    if bytes.len() as u64 <= limits.component_bytes {
+pub(super) fn check_size(size_bytes: u64, limits: &Limits) -> Result<()> {
+    if size_bytes <= limits.component_bytes {
         return Ok(());
     }
-    let [found, most] = [bytes.len() as u64, limits.component_bytes].map(|bytes| ByteSize::b(bytes).display().iec());
+    let [found, most] = [size_bytes, limits.component_bytes].map(|bytes| ByteSize::b(bytes).display().iec());
     Err(Error::limit(format!("the component has {found}, limits.component is {most}"))
         .help("raise `component` in the consumer's `limits`, or build it smaller (release profile, lto)"))
 }
@@ -84,8 +84,9 @@ fn check_container(bytes: &[u8]) -> Result<()> {
         }
     }
     if !Parser::is_component(bytes) {
-        return Err(Error::invalid("a core module, not a component")
-            .help("run `wasm-tools component new module.wasm -o component.wasm`, or build for the target wasm32-wasip2"));
+        return Err(Error::invalid("a core module, not a component").help(
+            "run `wasm-tools component new module.wasm -o component.wasm`, or build for the target wasm32-wasip2",
+        ));
     }
     Ok(())
 }
@@ -176,7 +177,8 @@ fn check_imports(resolve: &Resolve, world: WorldId) -> Result<()> {
     } else {
         "a guest may import tendon:consumer 0.1.x and WASI 0.2 (cli, clocks, filesystem, io, random, sockets)"
     };
-    Err(Error::invalid(format!("the component imports what this host does not offer: {}", unknown.join(", "))).help(help))
+    Err(Error::invalid(format!("the component imports what this host does not offer: {}", unknown.join(", ")))
+        .help(help))
 }
 
 fn is_offered_wasi(package: &PackageName) -> bool {

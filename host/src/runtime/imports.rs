@@ -97,19 +97,12 @@ impl state::Host for Ctx {
         Ok(self.write(key, None)?)
     }
 
-    async fn scan(
-        &mut self,
-        prefix: String,
-        after: Option<String>,
-        limit: u32,
-    ) -> wasmtime::Result<Vec<types::Entry>> {
+    async fn scan(&mut self, prefix: String, after: Option<String>, limit: u32) -> wasmtime::Result<Vec<types::Entry>> {
         self.require_readable()?;
         let entries = self.view.scan(&prefix, after.as_deref(), limit).await;
         self.meter.resume();
-        let entry = |(key, value): (bytestring::ByteString, Bytes)| types::Entry {
-            key: key.to_string(),
-            value: value.into(),
-        };
+        let entry =
+            |(key, value): (bytestring::ByteString, Bytes)| types::Entry { key: key.to_string(), value: value.into() };
         Ok(entries.map_err(Stop::from)?.into_iter().map(entry).collect())
     }
 }

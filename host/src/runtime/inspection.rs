@@ -4,10 +4,7 @@ use serde::Serialize;
 use wasm_metadata::Producers;
 
 use super::gate::{self, Shape};
-use crate::{
-    error::Result,
-    store::Digest,
-};
+use crate::{error::Result, store::Digest};
 
 /// How a guest wants its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -104,7 +101,5 @@ fn guarantees(shape: &Shape) -> Vec<Guarantee> {
         _ => None,
     };
     let imports = shape.contract_imports.iter();
-    imports
-        .filter_map(|name| Some(Guarantee { effect: name.clone(), promise: promise(name)?.to_owned() }))
-        .collect()
+    imports.filter_map(|name| Some(Guarantee { effect: name.clone(), promise: promise(name)?.to_owned() })).collect()
 }

@@ -88,7 +88,8 @@ pub(super) fn read(error: wasmtime::Error, last_words: &str, limits: &Limits) ->
     let root = error.root_cause().to_string();
     if root.contains(HOSTCALL_FUEL_TEXT) {
         let value = limits.hostcall_bytes.to_string();
-        return Stop::limit("limits.hostcall", &value, "a call handed too many bytes to the host".to_owned()).into_parts();
+        return Stop::limit("limits.hostcall", &value, "a call handed too many bytes to the host".to_owned())
+            .into_parts();
     }
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         return (FailureKind::Trap, with_frames(format!("the guest called exit({code})"), &frames));
