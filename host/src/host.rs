@@ -328,6 +328,7 @@ impl Host {
             clock: self.clock,
             metrics: self.telemetry.metrics().of(&consumer.id),
             version: ends.version,
+            poke: ends.poke,
             stop: ends.stop,
             adopted: ends.adopted,
         }))

@@ -112,6 +112,7 @@ impl Running {
             clock: Clock::System,
             metrics: metrics.clone(),
             version: ends.version,
+            poke: ends.poke,
             stop: ends.stop,
             adopted: ends.adopted,
         });

@@ -184,6 +184,7 @@ async fn host_life(number: u32, store: Arc<dyn Store>, source: Arc<dyn Source>, 
             metrics: ConsumerMetrics::unregistered(&shard_id().consumer),
             adopted: watch::Sender::new(Epoch(0)),
             version,
+            poke: Arc::default(),
             stop,
         };
         let life = Duration::from_millis(fastrand::u64(1..4_000));
