@@ -12,13 +12,18 @@
 //! | [`tailer`] | reads a stream once for all its consumers |
 //! | [`committer`] | merges the commits of many shards into one transaction |
 //! | [`consumer`] | THE loop |
+//! | **edges** | |
+//! | [`config`] | `tendon.toml` and what is wrong with it |
+//! | [`event_file`] | events as lines of JSON |
 
 pub mod batch;
 pub mod changes;
 pub mod clock;
+pub mod config;
 pub mod deployment;
 pub mod error;
 pub mod event;
+pub mod event_file;
 pub mod handler;
 pub mod limits;
 pub mod policy;
