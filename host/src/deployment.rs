@@ -1,6 +1,6 @@
 //! The immutable row that says what a consumer is. A config file only proposes one.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -76,13 +76,6 @@ pub struct Deployment {
     pub spec: Spec,
     /// When it was activated.
     pub at: Timestamp,
-}
-
-impl Spec {
-    /// How long a call may take, host calls included.
-    pub fn wall(&self) -> Duration {
-        self.limits.wall
-    }
 }
 
 mod cursor_as_hex {

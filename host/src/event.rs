@@ -180,7 +180,8 @@ pub struct Chunk {
 impl Chunk {
     /// The place after its last event.
     pub fn end(&self) -> &Cursor {
-        self.events.last().map_or(&Cursor::START, |event| &event.cursor)
+        static START: Cursor = Cursor::START;
+        self.events.last().map_or(&START, |event| &event.cursor)
     }
 
     /// How many bytes its events carry.

@@ -27,13 +27,7 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self {
-            attempts: 8,
-            base: Duration::from_millis(100),
-            factor: 2.0,
-            cap: Duration::from_secs(60),
-            jitter: true,
-        }
+        Self { attempts: 8, base: Duration::from_millis(100), factor: 2.0, cap: Duration::from_secs(60), jitter: true }
     }
 }
 

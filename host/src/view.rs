@@ -50,12 +50,24 @@ pub struct ViewSpec {
 pub struct View {
     spec: ViewSpec,
     part: ByteString,
-    cause: Option<(EventId, Timestamp)>,
-    emitted: u32,
+    causes: Vec<Cause>,
     call: Call,
     changes: Changes,
     young: Cache,
     old: Cache,
+}
+
+/// An event that is being handled: what is emitted is caused by it.
+struct Cause {
+    event: EventId,
+    at: Timestamp,
+    emitted: u32,
+}
+
+impl From<&Event> for Cause {
+    fn from(event: &Event) -> Self {
+        Self { event: event.id.clone(), at: event.timestamp, emitted: 0 }
+    }
 }
 
 /// What the event that is being handled has asked for so far.
@@ -107,8 +119,7 @@ impl View {
         Self {
             spec,
             part,
-            cause: None,
-            emitted: 0,
+            causes: Vec::new(),
             call: Call::default(),
             changes: Changes::default(),
             young: Cache::default(),
@@ -126,13 +137,29 @@ impl View {
         &self.spec.shard
     }
 
+    /// Which part of the state an event sees.
+    pub fn state_scope(&self) -> StateScope {
+        self.spec.scope
+    }
+
+    /// The event that is being handled, or a batch's first.
+    pub fn event(&self) -> Option<&EventId> {
+        self.causes.first().map(|cause| &cause.event)
+    }
+
     /// Begins an event: reads and writes are now in its scope, emitted events are caused by it.
     pub fn begin(&mut self, event: &Event) {
-        if self.spec.scope == StateScope::Key {
-            self.part = event.foreign_id.clone();
+        self.begin_batch(std::slice::from_ref(event));
+    }
+
+    /// Begins events that are handled in one call, and share what each of them may use. Where the state's scope is
+    /// the key they must be of one foreign id.
+    pub fn begin_batch(&mut self, events: &[Event]) {
+        if let (StateScope::Key, Some(first)) = (self.spec.scope, events.first()) {
+            self.part = first.foreign_id.clone();
         }
-        self.cause = Some((event.id.clone(), event.timestamp));
-        self.emitted = 0;
+        self.causes.clear();
+        self.causes.extend(events.iter().map(Cause::from));
     }
 
     /// Keeps what was asked for since the last `keep`: it stands.
@@ -216,12 +243,15 @@ impl View {
     /// Sets or deletes a key.
     pub fn write(&mut self, key: Key, value: Option<Bytes>) -> Result<()> {
         let limits = &self.spec.limits;
+        let events = self.causes.len().max(1);
+        let keys_max = (limits.state_keys as usize).saturating_mul(events);
+        let bytes_max = usize::try_from(limits.state_bytes).unwrap_or(usize::MAX).saturating_mul(events);
         let value_bytes = value.as_ref().map_or(0, Bytes::len);
         check("a state key", "bytes", key.len(), STATE_KEY_BYTES_MAX)?;
         check("a state value", "bytes", value_bytes, STATE_VALUE_BYTES_MAX)?;
-        check("limits.state-keys", "keys written by one event", self.call.writes.len() + 1, limits.state_keys as usize)?;
+        check("limits.state-keys", "keys written by one event", self.call.writes.len() + 1, keys_max)?;
         let bytes = self.call.write_bytes + key.len() + value_bytes;
-        check("limits.state", "bytes written by one event", bytes, usize::try_from(limits.state_bytes).unwrap_or(usize::MAX))?;
+        check("limits.state", "bytes written by one event", bytes, bytes_max)?;
         self.call.write_bytes = bytes;
         let key = StateKey { part: self.part.clone(), key };
         self.young.insert(key.clone(), value.clone());
@@ -230,37 +260,53 @@ impl View {
     }
 
     /// Emits an event to one of the granted streams.
-    pub fn emit(&mut self, stream: StreamName, mut event: NewEvent) -> Result<()> {
+    pub fn emit(&mut self, stream: StreamName, event: NewEvent) -> Result<()> {
+        self.emit_for(0, stream, event)
+    }
+
+    /// Emits an event that the `index`-th of the events that are being handled caused.
+    pub fn emit_for(&mut self, index: u32, stream: StreamName, mut event: NewEvent) -> Result<()> {
         if !self.spec.granted.contains(&stream) {
             return Err(Error::new(Kind::Denied, format!("stream `{stream}` was not granted to {}", self.spec.shard))
                 .help(format!("add \"{stream}\" to the consumer's grants.emit")));
         }
-        check("limits.emits", "events emitted by one event", self.emitted as usize + 1, self.spec.limits.emits as usize)?;
-        check("an event", "bytes", event.metadata.len() + event.foreign_id.len(), EVENT_BYTES_MAX)?;
-        let (cause, led_by) = self.cause.as_ref().ok_or_else(|| {
-            Error::invalid("an event can be emitted only while an event is handled: `init` has none")
+        if self.causes.is_empty() {
+            return Err(Error::invalid("an event can be emitted only while an event is handled: `init` has none"));
+        }
+        let events = self.causes.len();
+        let cause = self.causes.get(index as usize).ok_or_else(|| {
+            Error::invalid(format!("an event was emitted for event {index} of a batch of {events}; they count from 0"))
         })?;
+        check(
+            "limits.emits",
+            "events emitted by one event",
+            cause.emitted as usize + 1,
+            self.spec.limits.emits as usize,
+        )?;
+        check("an event", "bytes", event.metadata.len() + event.foreign_id.len(), EVENT_BYTES_MAX)?;
         event.timestamp = self.spec.clock.now();
-        let key = self.emit_key(cause, *led_by);
+        let key = self.emit_key(cause);
         let stream = StreamId { tenant: self.spec.stream.tenant.clone(), name: stream };
         self.call.emits.push(Emit { key, stream, event });
-        self.emitted += 1;
+        if let Some(cause) = self.causes.get_mut(index as usize) {
+            cause.emitted += 1;
+        }
         Ok(())
     }
 
     /// The same whenever the same event is handled again: of consumer, incarnation, generation, stream, event and n.
-    fn emit_key(&self, cause: &EventId, led_by: Timestamp) -> EventKey {
+    fn emit_key(&self, cause: &Cause) -> EventKey {
         let ViewSpec { shard, stream, incarnation: (incarnation, generation), .. } = &self.spec;
         EventKey::new(
-            led_by,
+            cause.at,
             &[
                 shard.consumer.tenant.0.as_str().as_bytes(),
                 shard.consumer.name.as_str().as_bytes(),
                 &incarnation.to_le_bytes(),
                 &generation.to_le_bytes(),
                 stream.name.as_str().as_bytes(),
-                cause.0.as_bytes(),
-                &self.emitted.to_le_bytes(),
+                cause.event.0.as_bytes(),
+                &cause.emitted.to_le_bytes(),
             ],
         )
     }

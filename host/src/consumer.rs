@@ -1,0 +1,408 @@
+//! THE loop. It runs one shard: read a chunk, filter, call, merge the changes, one commit, and again.
+//!
+//! It is plain async code over the ports, a handler and a clock; a simulation runs this very code. Reading, calling
+//! and committing overlap: one commit at most is in flight while the next batch is gathered. Whatever goes wrong ends
+//! the run, and with it everything in memory; the next run begins from the row.
+
+use std::{borrow::Cow, sync::Arc};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    batch::{self, Gathered},
+    changes::Changes,
+    clock::Clock,
+    committer::{Committer, Pending},
+    deployment::{Filter, Spec},
+    error::Result,
+    event::Event,
+    handler::{Failure, FailureKind, Handled, Handler, HandlerFactory},
+    metrics::ConsumerMetrics,
+    policy::{self, Decision},
+    store::{Commit, Committed, Epoch, Move, Owner, Position, Reason, Revision, Status, Store},
+    tailer::{Piece, Subscription, Tailer},
+    tenant::ShardId,
+    view::{View, ViewSpec},
+};
+
+/// One shard of a consumer, and all that its loop needs.
+pub struct Shard {
+    /// Which one.
+    pub id: ShardId,
+    /// Who claims it.
+    pub owner: Owner,
+    /// Where its position and state are.
+    pub store: Arc<dyn Store>,
+    /// The way to that store for writes.
+    pub committer: Committer,
+    /// Reads its stream.
+    pub tailer: Arc<Tailer>,
+    /// Tells the time.
+    pub clock: Clock,
+    /// What it counts.
+    pub metrics: Arc<ConsumerMetrics>,
+    /// Tells which deployment it has taken over.
+    pub adopted: watch::Sender<Epoch>,
+    /// What it is to run. When that changes, the new version takes over between two events.
+    pub version: watch::Receiver<Arc<Version>>,
+    /// Turns true when it shall stop.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// A deployment that is ready to run.
+pub struct Version {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Its whole spec.
+    pub spec: Arc<Spec>,
+    /// Makes its handlers.
+    pub factory: Arc<dyn HandlerFactory>,
+}
+
+/// Why a loop ended in order.
+#[derive(Debug)]
+pub enum Stop {
+    /// It was asked to; all that was handled is committed.
+    Asked,
+    /// A poison event is in its way.
+    Blocked(Option<Reason>),
+    /// An operator paused it.
+    Paused(Option<Reason>),
+}
+
+/// Runs a shard until it stops. An error means that it stalled, or that somebody else moved its position: nothing in
+/// memory is true any more, and a new run begins from the row.
+pub async fn run(shard: &mut Shard) -> Result<Stop> {
+    let mut run = Run::start(shard).await?;
+    if let Some(stop) = run.stands() {
+        return Ok(stop);
+    }
+    loop {
+        let stop = match run.next().await? {
+            Next::Events(piece) => run.handle(&piece).await?,
+            Next::Due => run.commit().await.map(|()| None)?,
+            Next::Swap => run.swap().await.map(|()| None)?,
+            Next::Stop => Some(Stop::Asked),
+        };
+        if let Some(stop) = stop {
+            run.commit().await?;
+            run.settle().await?;
+            return Ok(stop);
+        }
+    }
+}
+
+/// What the loop does next.
+enum Next {
+    Events(Piece),
+    Due,
+    Swap,
+    Stop,
+}
+
+/// A run of the loop.
+struct Run<'a> {
+    shard: &'a mut Shard,
+    version: Arc<Version>,
+    events: Subscription,
+    handler: Option<Box<dyn Handler>>,
+    /// The row as it is once the commit in flight stands.
+    row: Position,
+    /// The row as the next commit makes it.
+    next_row: Position,
+    /// Whether it is to be written even if nothing was gathered: for another version, or a failure.
+    row_is_due: bool,
+    gathered: Gathered,
+    /// When the first of what was gathered came in.
+    since: Instant,
+    changes: Changes,
+    /// The last event that was passed.
+    last: Option<Event>,
+    /// The next call takes no more events than this: the prefix of a batch that was undone.
+    call_events_max: usize,
+    in_flight: Option<(Pending, Instant)>,
+}
+
+impl<'a> Run<'a> {
+    async fn start(shard: &'a mut Shard) -> Result<Self> {
+        let version = shard.version.borrow_and_update().clone();
+        let row = shard.store.claim(&shard.id, &shard.owner).await?;
+        let mut next_row = row.clone();
+        if row.revision == Revision(0) {
+            next_row.cursor = version.spec.start.clone();
+        }
+        let mut run = Self {
+            events: shard.tailer.subscribe(next_row.cursor.clone()),
+            version: version.clone(),
+            shard,
+            handler: None,
+            row,
+            next_row,
+            row_is_due: false,
+            gathered: Gathered::default(),
+            since: Instant::now(),
+            changes: Changes::default(),
+            last: None,
+            call_events_max: usize::MAX,
+            in_flight: None,
+        };
+        run.adopt(version);
+        Ok(run)
+    }
+
+    /// Why the shard may not run, if so.
+    fn stands(&self) -> Option<Stop> {
+        let reason = || self.next_row.reason.clone();
+        match self.next_row.status {
+            Status::Running => None,
+            Status::Blocked => Some(Stop::Blocked(reason())),
+            Status::Paused => Some(Stop::Paused(reason())),
+        }
+    }
+
+    /// Whatever comes first. More events come before a commit that is merely possible, and while a commit is in
+    /// flight the next batch gathers.
+    async fn next(&mut self) -> Result<Next> {
+        loop {
+            self.gathered.age = self.since.elapsed();
+            let is_quiet = self.gathered.handled == 0;
+            let quiet_wait = batch::wait(&self.version.spec.batch, &self.gathered).filter(|_| is_quiet);
+            let is_idle_due = (!is_quiet || self.row_is_due) && self.in_flight.is_none();
+            tokio::select! {
+                biased;
+                () = is_raised(&mut self.shard.stop) => return Ok(Next::Stop),
+                Ok(()) = self.shard.version.changed() => return Ok(Next::Swap),
+                piece = self.events.next() => return Ok(Next::Events(piece?)),
+                () = std::future::ready(()), if is_idle_due => return Ok(Next::Due),
+                answer = answer(&mut self.in_flight) => self.settled(answer)?,
+                () = sleep(quiet_wait.unwrap_or_default()), if quiet_wait.is_some() => return Ok(Next::Due),
+            }
+        }
+    }
+
+    /// Handles the events of a piece, committing whenever that is due. Gives a reason when the shard must stop.
+    async fn handle(&mut self, piece: &Piece) -> Result<Option<Stop>> {
+        let matching = select(&self.version.spec.filter, piece.events());
+        let mut rest: &[Event] = &matching;
+        while let Some(first) = rest.first() {
+            let handled = self.call(rest).await;
+            let (done, open) = rest.split_at(handled.done.min(rest.len()));
+            self.gather(done, handled.changes);
+            if let Some(failure) = handled.failure {
+                let undone = failure.index.saturating_sub(done.len());
+                if let Some(stop) = self.failed(failure, undone, open.first().unwrap_or(first)).await? {
+                    return Ok(Some(stop));
+                }
+            } else if batch::is_due(&self.version.spec.batch, &self.gathered, false) {
+                self.commit().await?;
+            }
+            rest = open;
+            if self.shard.version.has_changed().unwrap_or(false) {
+                self.swap().await?;
+            }
+            if *self.shard.stop.borrow() && !rest.is_empty() {
+                return Ok(Some(Stop::Asked));
+            }
+        }
+        self.skip(piece.events(), matching.len());
+        Ok(None)
+    }
+
+    /// One turn of the handler, with as many events as the batch has room for.
+    async fn call(&mut self, rest: &[Event]) -> Handled {
+        let room = self.version.spec.batch.max.saturating_sub(self.gathered.handled).max(1) as usize;
+        let most = room.min(std::mem::replace(&mut self.call_events_max, usize::MAX));
+        let handler = match &mut self.handler {
+            Some(handler) => handler,
+            None => match self.version.factory.create(self.view()).await {
+                Ok(handler) => self.handler.insert(handler),
+                Err(failure) => return Handled { failure: Some(failure), ..Handled::default() },
+            },
+        };
+        let began = Instant::now();
+        let handled = handler.handle(rest.get(..most).unwrap_or(rest)).await;
+        self.shard.metrics.call_seconds.observe(began.elapsed().as_secs_f64());
+        handled
+    }
+
+    /// Merges what a call did: its events stand, once the commit does.
+    fn gather(&mut self, done: &[Event], changes: Changes) {
+        let Some(last) = done.last() else { return };
+        self.gathered.bytes += changes.bytes() as u64;
+        self.changes.merge(changes);
+        self.next_row.attempts = 0;
+        self.next_row.reason = None;
+        self.pass(last);
+        self.gathered.handled += u32::try_from(done.len()).unwrap_or(u32::MAX);
+    }
+
+    /// Moves over the events of a piece that the filter left out.
+    fn skip(&mut self, events: &[Event], matching: usize) {
+        let skipped = events.len().saturating_sub(matching);
+        if let (Some(last), 1..) = (events.last(), skipped) {
+            self.pass(last);
+            self.gathered.skipped += u32::try_from(skipped).unwrap_or(u32::MAX);
+            self.shard.metrics.skipped.inc_by(skipped as u64);
+        }
+    }
+
+    fn pass(&mut self, last: &Event) {
+        if self.gathered.handled + self.gathered.skipped == 0 {
+            self.since = Instant::now();
+        }
+        self.gathered.age = self.since.elapsed();
+        self.next_row.cursor = last.cursor.clone();
+        self.last = Some(last.clone());
+    }
+
+    /// An event failed. What stands before it is committed together with the attempt; policy says how it goes on.
+    /// The first `undone` events of the call were undone with it and are called again before anything counts.
+    async fn failed(&mut self, failure: Failure, undone: usize, event: &Event) -> Result<Option<Stop>> {
+        self.handler = None;
+        if let FailureKind::Infrastructure(error) = failure.kind {
+            return Err(error);
+        }
+        if undone > 0 {
+            self.call_events_max = undone;
+            return self.commit().await.map(|()| None);
+        }
+        let attempts = self.next_row.attempts + 1;
+        let decision = policy::after_failure(&self.version.spec.retry, attempts, &failure, fastrand::f64());
+        tracing::warn!(shard = %self.shard.id, event = %event.id, digest = %self.version.factory.digest().short(),
+            attempts, kind = failure.kind.code(), ?decision, "event failed: {}", failure.message);
+        self.shard.metrics.failed(failure.kind.code());
+        self.next_row.attempts = attempts;
+        self.next_row.reason = Some(policy::reason(&failure, &event.id, self.shard.clock.now()));
+        self.row_is_due = true;
+        let Decision::Retry(wait) = decision else {
+            self.next_row.status = Status::Blocked;
+            return Ok(Some(Stop::Blocked(self.next_row.reason.clone())));
+        };
+        self.commit().await?;
+        self.settle().await?;
+        self.shard.metrics.retries.inc();
+        tokio::select! {
+            () = sleep(wait) => Ok(None),
+            () = is_raised(&mut self.shard.stop) => Ok(Some(Stop::Asked)),
+            () = is_replaced(&mut self.shard.version) => Ok(None),
+        }
+    }
+
+    /// Commits what was gathered: position, state and events, all or nothing.
+    async fn commit(&mut self) -> Result<()> {
+        if self.gathered.handled + self.gathered.skipped == 0 && !self.row_is_due {
+            return Ok(());
+        }
+        self.settle().await?;
+        let to = &mut self.next_row;
+        to.updated_at = self.shard.clock.now();
+        to.last_event = self.last.take().map(|event| event.hash()).or(to.last_event);
+        if self.shard.tailer.source().compare(&to.cursor, &to.high_water).is_gt() {
+            to.high_water = to.cursor.clone();
+        }
+        let r#move = Move { from: self.row.clone(), to: to.clone(), takes_fence: false };
+        to.revision = Revision(self.row.revision.0 + 1);
+        self.row = to.clone();
+        let changes = std::mem::take(&mut self.changes);
+        let commit = Commit { r#move: Some(r#move), changes, ..Commit::default() };
+        self.in_flight = Some((self.shard.committer.submit(commit).await, Instant::now()));
+        self.shard.metrics.batch_events.observe(f64::from(self.gathered.handled));
+        self.shard.metrics.events.inc_by(u64::from(self.gathered.handled));
+        self.gathered = Gathered::default();
+        self.row_is_due = false;
+        Ok(())
+    }
+
+    /// Waits for the commit in flight, if there is one.
+    async fn settle(&mut self) -> Result<()> {
+        if self.in_flight.is_none() {
+            return Ok(());
+        }
+        let answer = answer(&mut self.in_flight).await;
+        self.settled(answer)
+    }
+
+    fn settled(&mut self, answer: Result<Committed>) -> Result<()> {
+        if let Some((_, submitted)) = self.in_flight.take() {
+            self.shard.metrics.commit_seconds.observe(submitted.elapsed().as_secs_f64());
+        }
+        answer?;
+        if let Some(handler) = &mut self.handler {
+            handler.committed();
+            self.shard.metrics.memory_bytes.set(i64::try_from(handler.memory_bytes()).unwrap_or(i64::MAX));
+        }
+        Ok(())
+    }
+
+    /// Another version takes over: the old one's work is committed under its own digest first.
+    async fn swap(&mut self) -> Result<()> {
+        self.commit().await?;
+        let version = self.shard.version.borrow_and_update().clone();
+        self.adopt(version);
+        self.warm().await;
+        self.shard.metrics.reloads.inc();
+        Ok(())
+    }
+
+    fn adopt(&mut self, version: Arc<Version>) {
+        let digest = version.factory.digest();
+        self.next_row = policy::standing(&self.next_row, digest);
+        self.next_row.digest = Some(digest);
+        self.next_row.epoch = version.epoch;
+        self.row_is_due |= self.next_row != self.row;
+        self.handler = None;
+        self.version = version;
+    }
+
+    /// Makes the handler that the next event would need, so that a swap is over when it says so. A failure to do so
+    /// is left to that event.
+    async fn warm(&mut self) {
+        self.handler = self.version.factory.create(self.view()).await.ok();
+        self.shard.adopted.send_replace(self.version.epoch);
+    }
+
+    fn view(&self) -> View {
+        let Spec { state, stream, grants_emit, limits, .. } = &*self.version.spec;
+        View::new(ViewSpec {
+            store: self.shard.store.clone(),
+            shard: self.shard.id.clone(),
+            scope: *state,
+            stream: stream.clone(),
+            incarnation: (self.row.incarnation, self.row.generation),
+            granted: Arc::new(grants_emit.iter().cloned().collect()),
+            limits: Arc::new(limits.clone()),
+            clock: self.shard.clock,
+        })
+    }
+}
+
+fn select<'e>(filter: &Filter, events: &'e [Event]) -> Cow<'e, [Event]> {
+    if filter.types.is_empty() {
+        return Cow::Borrowed(events);
+    }
+    events.iter().filter(|event| filter.types.contains(&event.r#type)).cloned().collect()
+}
+
+/// The answer of the commit in flight; never, when there is none. May be given up.
+async fn answer(in_flight: &mut Option<(Pending, Instant)>) -> Result<Committed> {
+    match in_flight {
+        Some((pending, _)) => pending.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the shard is to stop; whoever could ask for it being gone means the same.
+async fn is_raised(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Waits until there is another version, without taking it; for ever when there can be none.
+async fn is_replaced(version: &mut watch::Receiver<Arc<Version>>) {
+    match version.changed().await {
+        Ok(()) => version.mark_changed(),
+        Err(_) => std::future::pending().await,
+    }
+}

@@ -1,0 +1,29 @@
+//! Runs components. The only place that knows wasmtime.
+//!
+//! | | |
+//! |---|---|
+//! | `gate` | refuses what is no guest, with a sentence that says why and what to do |
+//! | [`Inspection`] | what a component is, as far as its bytes tell |
+//! | [`Engine`] | one per process: compiles, and remembers what it compiled |
+//! | [`GuestFactory`] | makes instances of a compiled component; an instance is a [`crate::handler::Handler`] |
+//! | `imports` | what a guest may call: state, emit, log, config |
+//! | `meter`, `memory` | what a guest may use, and the ends of those that use more |
+//! | `trap` | why a guest ended, as a failure that an operator can read |
+
+mod context;
+mod engine;
+mod factory;
+mod gate;
+mod imports;
+mod inspection;
+mod instance;
+mod memory;
+mod meter;
+mod output;
+mod ticker;
+mod trap;
+mod watchdog;
+
+pub use engine::{Compiled, Engine};
+pub use factory::GuestFactory;
+pub use inspection::{Guarantee, HandlerKind, Inspection, Tool, inspect};

@@ -1,0 +1,137 @@
+//! The routes of consumers.
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+};
+use serde::Deserialize;
+
+use crate::{
+    deployment::StateScope,
+    error::{Error, Result},
+    store::Scope,
+    tenant::{ConsumerId, TenantId},
+};
+
+use super::{
+    Api,
+    failure::Failure,
+    views::{self, ConsumerDetail, ConsumerView, EntryView},
+};
+
+/// Entries that one answer holds at the most.
+const ENTRIES_MAX: u32 = 1000;
+
+/// Which tenant is meant.
+#[derive(Deserialize)]
+pub(super) struct Tenant {
+    #[serde(default)]
+    pub(super) tenant: TenantId,
+}
+
+/// A pause's reason.
+#[derive(Deserialize, Default)]
+pub(super) struct Why {
+    reason: Option<String>,
+}
+
+/// Which entries of a state are asked for.
+#[derive(Deserialize)]
+pub(super) struct Entries {
+    #[serde(default)]
+    tenant: TenantId,
+    /// One key.
+    key: Option<String>,
+    /// Or all below a prefix.
+    #[serde(default)]
+    prefix: String,
+    /// After this key.
+    after: Option<String>,
+    limit: Option<u32>,
+    /// The foreign id whose state it is, where the state is kept by key.
+    of: Option<String>,
+}
+
+fn id(tenant: TenantId, name: &str) -> Result<ConsumerId> {
+    Ok(ConsumerId { tenant, name: name.parse()? })
+}
+
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<ConsumerView>>, Failure> {
+    Ok(Json(views::consumers(&api).await?))
+}
+
+pub(super) async fn show(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Tenant>,
+) -> Result<Json<ConsumerDetail>, Failure> {
+    Ok(Json(views::consumer(&api, &id(query.tenant, &name)?).await?))
+}
+
+pub(super) async fn cursor(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Tenant>,
+) -> Result<Json<ConsumerView>, Failure> {
+    Ok(Json(views::consumer(&api, &id(query.tenant, &name)?).await?.summary))
+}
+
+pub(super) async fn pause(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Tenant>,
+    Json(why): Json<Why>,
+) -> Result<Json<ConsumerDetail>, Failure> {
+    let id = id(query.tenant, &name)?;
+    api.host()?.pause(&id, why.reason.unwrap_or_else(|| "by an operator".into())).await?;
+    Ok(Json(views::consumer(&api, &id).await?))
+}
+
+pub(super) async fn resume(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Tenant>,
+) -> Result<Json<ConsumerDetail>, Failure> {
+    let id = id(query.tenant, &name)?;
+    api.host()?.resume(&id).await?;
+    Ok(Json(views::consumer(&api, &id).await?))
+}
+
+pub(super) async fn state(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Entries>,
+) -> Result<Json<Vec<EntryView>>, Failure> {
+    let id = id(query.tenant, &name)?;
+    let catalog = api.catalog().await;
+    let config = catalog.config.consumer(&id)?;
+    let part = match (config.state, query.of) {
+        (StateScope::Consumer, _) => String::new(),
+        (StateScope::Key, Some(foreign_id)) => foreign_id,
+        (StateScope::Key, None) => {
+            return Err(Failure(
+                Error::invalid(format!("{id} keeps a state for each foreign id")).help("say which one with --of"),
+            ));
+        }
+        (StateScope::Shard, _) => "0".into(),
+    };
+    let store = catalog.database(&config.store)?.store();
+    let scope = Scope { consumer: id, part: part.into() };
+    let found = match query.key {
+        Some(key) => {
+            let values = store.get(&scope, &[key.clone().into()]).await?;
+            let value = values.into_iter().next().flatten();
+            let missing = || Error::not_found(format!("{} has no key `{key}`", scope.consumer));
+            vec![(key.clone().into(), value.ok_or_else(missing)?)]
+        }
+        None => {
+            let limit = query.limit.unwrap_or(ENTRIES_MAX).min(ENTRIES_MAX);
+            store.scan(&scope, &query.prefix, query.after.as_deref(), limit).await?
+        }
+    };
+    let entry = |(key, value): (crate::store::Key, bytes::Bytes)| EntryView {
+        key: key.to_string(),
+        value_base64: views::base64(&value),
+    };
+    Ok(Json(found.into_iter().map(entry).collect()))
+}

@@ -1,0 +1,81 @@
+//! What the host shows of itself: logs, and metrics in the format of Prometheus.
+
+use std::sync::Mutex;
+
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use crate::{
+    error::{Error, Result},
+    metrics::{ConsumerLabels, KindLabels, Metrics},
+};
+
+/// A host's registry, and what is brought up to date when somebody looks: lag moves on a clock, not on events.
+pub struct Telemetry {
+    registry: Mutex<Registry>,
+    metrics: Metrics,
+    lag_events: Family<ConsumerLabels, Gauge>,
+    lag_seconds: Family<ConsumerLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    standing: Family<KindLabels, Gauge>,
+}
+
+/// What a scrape wants to know of a consumer.
+pub struct Reading {
+    /// Whose.
+    pub labels: ConsumerLabels,
+    /// Events to the head.
+    pub lag_events: u64,
+    /// Age of the oldest unread event, in seconds.
+    pub lag_seconds: f64,
+    /// `running`, `blocked`, `paused`, `stalled` or `stopped`.
+    pub standing: &'static str,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("tendon");
+        let metrics = Metrics::register(&mut registry);
+        let (lag_events, lag_seconds, standing) = (Family::default(), Family::default(), Family::default());
+        registry.register("consumer_lag_events", "Events between cursor and head", Clone::clone(&lag_events));
+        registry.register_with_unit(
+            "consumer_lag",
+            "Age of the oldest event between cursor and head",
+            Unit::Seconds,
+            Clone::clone(&lag_seconds),
+        );
+        registry.register(
+            "consumer_standing",
+            "1 for the state that it is in, 0 for the others",
+            Clone::clone(&standing),
+        );
+        Self { registry: Mutex::new(registry), metrics, lag_events, lag_seconds, standing }
+    }
+}
+
+impl Telemetry {
+    /// The families that consumers count in.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The text that Prometheus scrapes, with these readings.
+    pub fn scrape(&self, readings: &[Reading]) -> Result<String> {
+        for reading in readings {
+            let lag = i64::try_from(reading.lag_events).unwrap_or(i64::MAX);
+            self.lag_events.get_or_create(&reading.labels).set(lag);
+            self.lag_seconds.get_or_create(&reading.labels).set(reading.lag_seconds);
+            for kind in ["running", "blocked", "paused", "stalled", "stopped"] {
+                let ConsumerLabels { tenant, consumer } = reading.labels.clone();
+                let labels = KindLabels { tenant, consumer, kind: kind.to_owned() };
+                self.standing.get_or_create(&labels).set(i64::from(kind == reading.standing));
+            }
+        }
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        encode(&mut text, &registry).map_err(|error| Error::corrupt("metrics cannot be written").because(error))?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,364 @@
+//! The simulation: the very loop of the host, on one thread, in virtual time, over the memory backend, with faults at
+//! the ports. A run is a seed; the same seed gives the same run.
+
+use std::{
+    cmp::Ordering,
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use sha2::{Digest as _, Sha256};
+use tendon::{
+    backend::{Database, Options},
+    batch::BatchPolicy,
+    changes::{Changes, Emit},
+    clock::Clock,
+    committer::Committer,
+    consumer::{self, Shard, Stop, Version},
+    deployment::{Deployment, Filter, Spec, StateScope},
+    error::{Error, Kind, Result},
+    event::{Cursor, Event, EventKey, NewEvent, Timestamp},
+    handler::{Failure, FailureKind},
+    limits::Limits,
+    metrics::ConsumerMetrics,
+    policy::RetryPolicy,
+    source::{Chunks, Lag, Source, Until},
+    store::{Commit, Committed, Digest, Epoch, Key, Owner, Position, Scope, Store, Swap},
+    tailer::Tailer,
+    tenant::{ConsumerId, Name, ShardId, StreamId, TenantId},
+    view::View,
+};
+use tokio::{sync::watch, time::sleep};
+
+use crate::native::{Logic, Native, failure, infrastructure};
+
+/// What a run is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Decides everything.
+    pub seed: u64,
+    /// Events that a producer appends.
+    pub events: u32,
+    /// Foreign ids that they are spread over.
+    pub keys: u32,
+    /// Hosts that all run the one shard.
+    pub hosts: u32,
+    /// Whether the store compares at all; the control does not.
+    pub compares: bool,
+}
+
+/// What a run came to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The sum of the counters that the consumer kept, one a key.
+    pub counted: u64,
+    /// Events that the consumer emitted, in the order of the stream, as the ids of their causes.
+    pub emitted: Vec<String>,
+    /// Faults that were injected.
+    pub faults: u64,
+    /// Runs of the loop that ended and were begun again.
+    pub restarts: u64,
+    /// A hash of every call at the store's port: two runs of one seed have the same.
+    pub trace: String,
+}
+
+impl Outcome {
+    /// Events that were lost, and events whose effects were applied more than once.
+    pub fn lost_and_doubled(&self, plan: &Plan) -> (usize, usize) {
+        let mut seen = BTreeMap::new();
+        for id in &self.emitted {
+            *seen.entry(id).or_insert(0_u32) += 1;
+        }
+        (plan.events as usize - seen.len(), seen.values().filter(|times| **times > 1).count())
+    }
+}
+
+/// Runs a plan to its end.
+pub fn run(plan: Plan) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    fastrand::seed(plan.seed);
+    runtime.block_on(simulate(plan))
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn stream(text: &str) -> StreamId {
+    StreamId { tenant: TenantId::default(), name: name(text) }
+}
+
+fn shard_id() -> ShardId {
+    ShardId { consumer: ConsumerId { tenant: TenantId::default(), name: name("counter") }, index: 0 }
+}
+
+fn spec() -> Spec {
+    Spec {
+        stream: stream("in"),
+        store: name("main"),
+        start: Cursor::START,
+        filter: Filter::default(),
+        state: StateScope::Consumer,
+        shards: 1,
+        batch: BatchPolicy { max: 8, ..BatchPolicy::default() },
+        retry: RetryPolicy { attempts: u32::MAX, cap: Duration::from_millis(200), ..RetryPolicy::default() },
+        limits: Limits::default(),
+        grants_emit: vec![name("out")],
+        config: BTreeMap::new(),
+        state_version: 0,
+    }
+}
+
+async fn simulate(plan: Plan) -> Outcome {
+    let database = Database::open("memory:", Options::default()).await.unwrap();
+    for text in ["in", "out"] {
+        database.create_stream(&stream(text)).await.unwrap();
+    }
+    let faults = Arc::new(Faults::new(plan.compares));
+    let source = Arc::new(FaultySource { inner: database.source(&stream("in")).await.unwrap(), faults: faults.clone() });
+    let store: Arc<dyn Store> = Arc::new(FaultyStore { inner: database.store(), faults: faults.clone() });
+    let clock = Clock::simulated(Timestamp(1_800_000_000_000_000));
+
+    tokio::spawn(produce(database.store(), plan, clock));
+    let restarts = Arc::new(AtomicU64::new(0));
+    let mut hosts = Vec::new();
+    for host in 0..plan.hosts {
+        hosts.push(tokio::spawn(host_life(host, store.clone(), source.clone(), clock, restarts.clone())));
+    }
+    // Faults for two virtual minutes, and until the last event is in; then calm, in which everybody must arrive.
+    sleep(Duration::from_secs(120)).await;
+    faults.calm.store(true, Relaxed);
+    let head = database.source(&stream("in")).await.unwrap().head().await.unwrap();
+    while database.store().load(&shard_id()).await.unwrap().cursor != head {
+        sleep(Duration::from_millis(50)).await;
+    }
+    sleep(Duration::from_secs(5)).await;
+    hosts.iter().for_each(tokio::task::JoinHandle::abort);
+    Outcome {
+        counted: count(&*database.store()).await,
+        emitted: emitted(&*database.source(&stream("out")).await.unwrap()).await,
+        faults: faults.injected.load(Relaxed),
+        restarts: restarts.load(Relaxed),
+        trace: faults.trace(),
+    }
+}
+
+async fn produce(store: Arc<dyn Store>, plan: Plan, clock: Clock) {
+    for n in 0..plan.events {
+        sleep(Duration::from_millis(fastrand::u64(0..20))).await;
+        let event = NewEvent {
+            r#type: 1,
+            foreign_id: format!("key-{}", n % plan.keys).into(),
+            timestamp: clock.now(),
+            metadata: Bytes::new(),
+            headers: Vec::new(),
+        };
+        let key = EventKey::new(clock.now(), &[&n.to_le_bytes()]);
+        let emits = vec![Emit { key, stream: stream("in"), event }];
+        let commit = Commit { changes: Changes { emits, ..Changes::default() }, ..Commit::default() };
+        store.commit(&[commit]).await.remove(0).unwrap();
+    }
+}
+
+/// One host: runs the shard, is killed now and then at any await, and begins again.
+async fn host_life(number: u32, store: Arc<dyn Store>, source: Arc<dyn Source>, clock: Clock, restarts: Arc<AtomicU64>) {
+    let factory = Native::new("v1", CountAndEmit);
+    let version = Arc::new(Version { epoch: Epoch(0), spec: Arc::new(spec()), factory });
+    loop {
+        let (_version, version) = watch::channel(version.clone());
+        let (_stop, stop) = watch::channel(false);
+        let mut shard = Shard {
+            id: shard_id(),
+            owner: Owner(format!("host {number}")),
+            store: store.clone(),
+            committer: Committer::start(store.clone()),
+            tailer: Tailer::start(source.clone()),
+            clock,
+            metrics: ConsumerMetrics::unregistered(&shard_id().consumer),
+            adopted: watch::Sender::new(Epoch(0)),
+            version,
+            stop,
+        };
+        let life = Duration::from_millis(fastrand::u64(1..4_000));
+        match tokio::time::timeout(life, consumer::run(&mut shard)).await {
+            Ok(Ok(Stop::Blocked(reason))) => panic!("blocked: {reason:?}"),
+            Ok(Ok(Stop::Asked | Stop::Paused(_)) | Err(_)) | Err(_) => {}
+        }
+        restarts.fetch_add(1, Relaxed);
+        sleep(Duration::from_millis(fastrand::u64(0..500))).await;
+    }
+}
+
+/// Counts a key's events and emits one for each; now and then it fails half-way.
+struct CountAndEmit;
+
+impl Logic for CountAndEmit {
+    async fn handle(&self, event: &Event, view: &mut View) -> Result<(), Failure> {
+        let before = view.get(&event.foreign_id).await.map_err(infrastructure)?;
+        let count = before.map_or(0, |bytes| u64::from_le_bytes(bytes[..].try_into().unwrap()));
+        view.write(event.foreign_id.clone(), Some(Bytes::copy_from_slice(&(count + 1).to_le_bytes()))).unwrap();
+        if fastrand::u32(0..200) == 0 {
+            return Err(failure(FailureKind::Retry, "by chance"));
+        }
+        let event = NewEvent {
+            r#type: 2,
+            foreign_id: event.id.0.clone(),
+            timestamp: event.timestamp,
+            metadata: Bytes::new(),
+            headers: Vec::new(),
+        };
+        view.emit(name("out"), event).unwrap();
+        Ok(())
+    }
+}
+
+async fn count(store: &dyn Store) -> u64 {
+    let scope = Scope { consumer: shard_id().consumer, part: "".into() };
+    let entries = store.scan(&scope, "", None, u32::MAX).await.unwrap();
+    entries.iter().map(|(_, value)| u64::from_le_bytes(value[..].try_into().unwrap())).sum()
+}
+
+async fn emitted(source: &dyn Source) -> Vec<String> {
+    let chunks: Vec<_> = source.stream(Cursor::START, Until::Head).await.unwrap().collect().await;
+    chunks.into_iter().flat_map(|chunk| chunk.unwrap().events).map(|event| event.foreign_id.to_string()).collect()
+}
+
+/// Decides what goes wrong, and keeps the trace.
+struct Faults {
+    calm: AtomicBool,
+    compares: bool,
+    injected: AtomicU64,
+    trace: Mutex<Sha256>,
+}
+
+impl Faults {
+    fn new(compares: bool) -> Self {
+        Self { calm: AtomicBool::new(false), compares, injected: AtomicU64::new(0), trace: Mutex::default() }
+    }
+
+    fn trace(&self) -> String {
+        format!("{:x}", self.trace.lock().unwrap().clone().finalize())
+    }
+
+    /// A call at a port: it takes a while, and once in `one_in` times it goes wrong.
+    async fn strike(&self, call: &str, one_in: u32) -> bool {
+        self.trace.lock().unwrap().update(call);
+        if self.calm.load(Relaxed) {
+            return false;
+        }
+        sleep(Duration::from_micros(fastrand::u64(0..8_000))).await;
+        let strikes = fastrand::u32(0..one_in) == 0;
+        self.injected.fetch_add(u64::from(strikes), Relaxed);
+        strikes
+    }
+}
+
+fn down() -> Error {
+    Error::unavailable("injected: the port is down")
+}
+
+/// A store whose calls take a while, fail before they act, or act and lose the answer.
+struct FaultyStore {
+    inner: Arc<dyn Store>,
+    faults: Arc<Faults>,
+}
+
+#[async_trait]
+impl Store for FaultyStore {
+    async fn claim(&self, shard: &ShardId, owner: &Owner) -> Result<Position> {
+        if self.faults.strike("claim", 20).await {
+            return Err(down());
+        }
+        self.inner.claim(shard, owner).await
+    }
+
+    async fn load(&self, shard: &ShardId) -> Result<Position> {
+        self.inner.load(shard).await
+    }
+
+    async fn get(&self, scope: &Scope, keys: &[Key]) -> Result<Vec<Option<Bytes>>> {
+        if self.faults.strike("get", 100).await {
+            return Err(down());
+        }
+        self.inner.get(scope, keys).await
+    }
+
+    async fn scan(&self, scope: &Scope, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(Key, Bytes)>> {
+        self.inner.scan(scope, prefix, after, limit).await
+    }
+
+    async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
+        let fail = |kind| commits.iter().map(|_| Err(Error::new(kind, "injected: the answer is lost"))).collect();
+        if self.faults.strike("commit", 20).await {
+            return fail(Kind::Unavailable);
+        }
+        let mut commits = commits.to_vec();
+        if !self.faults.compares {
+            for r#move in commits.iter_mut().filter_map(|commit| commit.r#move.as_mut()) {
+                r#move.from = self.inner.load(&r#move.from.shard).await.unwrap();
+            }
+            for emit in commits.iter_mut().flat_map(|commit| &mut commit.changes.emits) {
+                emit.key = EventKey::new(Timestamp(0), &[&fastrand::u64(..).to_le_bytes()]);
+            }
+        }
+        let answers = self.inner.commit(&commits).await;
+        if self.faults.strike(&format!("{commits:?}"), 20).await { fail(Kind::Ambiguous) } else { answers }
+    }
+
+    async fn positions(&self) -> Result<Vec<Position>> {
+        self.inner.positions().await
+    }
+
+    async fn deployments(&self) -> Result<Vec<Deployment>> {
+        self.inner.deployments().await
+    }
+
+    async fn component(&self, digest: &Digest) -> Result<Bytes> {
+        self.inner.component(digest).await
+    }
+
+    async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {
+        self.inner.history(shard).await
+    }
+}
+
+/// A source whose streams break off now and then.
+struct FaultySource {
+    inner: Arc<dyn Source>,
+    faults: Arc<Faults>,
+}
+
+#[async_trait]
+impl Source for FaultySource {
+    async fn head(&self) -> Result<Cursor> {
+        self.inner.head().await
+    }
+
+    async fn stream(&self, after: Cursor, until: Until) -> Result<Chunks> {
+        if self.faults.strike("stream", 20).await {
+            return Err(down());
+        }
+        let faults = self.faults.clone();
+        let chunks = self.inner.stream(after, until).await?;
+        Ok(Box::pin(chunks.then(move |chunk| {
+            let faults = faults.clone();
+            async move { if faults.strike("chunk", 50).await { Err(down()) } else { chunk } }
+        })))
+    }
+
+    async fn lag(&self, after: &Cursor, cap: u64) -> Result<Lag> {
+        self.inner.lag(after, cap).await
+    }
+
+    fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
+        self.inner.compare(a, b)
+    }
+}
+
