@@ -1,10 +1,26 @@
 //! `tendon event append|import|list|tail`.
 
-use std::path::PathBuf;
+use std::{
+    io::{BufReader, Read as _},
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 
-use crate::event::Timestamp;
+use super::{
+    Ctx,
+    client::{Client, Query, escape},
+    problem::Exit,
+};
+use crate::{
+    error::{Error, Result},
+    event::Timestamp,
+    event_file,
+    server::views::{Appended, EventView},
+    tenant::StreamId,
+};
 
 /// What about events.
 #[derive(Debug, clap::Args)]
@@ -106,4 +122,112 @@ pub struct Tail {
     /// End after so many [default: never]
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+}
+
+/// Asks the host, and shows what it says.
+pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
+    match args.verb {
+        Verb::Append(args) => append(args, ctx).await?,
+        Verb::Import(args) => import(args, ctx).await?,
+        Verb::List(args) => list(args, ctx).await?,
+        Verb::Tail(args) => tail(args, ctx).await?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn path(stream: &str, what: &str) -> String {
+    format!("/v1/streams/{}/{what}", escape(stream))
+}
+
+fn query(ctx: &Ctx, wanted: &Wanted) -> Query {
+    let mut query = vec![("tenant", ctx.tenant().to_string())];
+    query.extend(wanted.r#type.map(|r#type| ("type", r#type.to_string())));
+    query.extend(wanted.fid.clone().map(|fid| ("fid", fid)));
+    query.extend(wanted.since.map(|since| ("since", since.to_string())));
+    query
+}
+
+async fn append(args: Append, ctx: &Ctx) -> Result<()> {
+    let metadata = match args.metadata.as_deref() {
+        Some("-") => String::from_utf8(read(Path::new("-"))?).map_err(|_| Error::invalid("stdin is not UTF-8"))?,
+        Some(text) => text.to_owned(),
+        None => String::new(),
+    };
+    let headers: serde_json::Map<_, _> = args.header.into_iter().map(|(name, value)| (name, value.into())).collect();
+    let mut event = json!({"type": args.r#type, "foreign_id": args.fid, "metadata_text": metadata, "headers": headers});
+    if let (Some(timestamp), Some(event)) = (args.timestamp, event.as_object_mut()) {
+        event.insert("timestamp".into(), timestamp.to_string().into());
+    }
+    send(ctx, &args.stream, event.to_string().into_bytes(), false).await
+}
+
+/// Checks the file as a whole, then sends it as one request.
+async fn import(args: Import, ctx: &Ctx) -> Result<()> {
+    let name = if args.file == Path::new("-") { "stdin".to_owned() } else { args.file.display().to_string() };
+    let bytes = read(&args.file)?;
+    let progress = bar(bytes.len() as u64, ctx);
+    let stream = StreamId { tenant: ctx.tenant(), name: args.stream.parse()? };
+    let input = BufReader::new(progress.wrap_read(&bytes[..]));
+    event_file::Lines::new(&name, input, &stream).try_for_each(|line| line.map(drop))?;
+    progress.set_message("sending");
+    let sent = send(ctx, &args.stream, bytes, true).await;
+    progress.finish_and_clear();
+    sent
+}
+
+fn bar(bytes: u64, ctx: &Ctx) -> ProgressBar {
+    if ctx.out.quiet {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg} {bar:40} {bytes}/{total_bytes} {eta}");
+    ProgressBar::new(bytes).with_message("checking").with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    let failed = |error| Error::invalid(format!("{} cannot be read", file.display())).because(error);
+    if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        return std::io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes).map_err(failed);
+    }
+    std::fs::read(file).map_err(failed)
+}
+
+async fn send(ctx: &Ctx, stream: &str, body: Vec<u8>, once: bool) -> Result<()> {
+    let client = Client::connect(ctx).await?;
+    let query = vec![("tenant", ctx.tenant().to_string()), ("once", once.to_string())];
+    let appended: Appended = client.post(&path(stream, "events"), query, body).await?;
+    ctx.out.object(&appended, |appended| {
+        vec![("appended", appended.appended.to_string()), ("there already", appended.skipped.to_string())]
+    })
+}
+
+async fn list(args: List, ctx: &Ctx) -> Result<()> {
+    let mut query = query(ctx, &args.wanted);
+    query.push(("limit", args.limit.to_string()));
+    query.extend(args.id.map(|id| ("id", id)));
+    let events: Vec<EventView> = Client::connect(ctx).await?.get(&path(&args.stream, "events"), query).await?;
+    ctx.out.list(&events, &["id", "type", "foreign id", "timestamp", "metadata"], |event| {
+        let metadata = event.metadata.as_ref().map(ToString::to_string).or(event.metadata_base64.clone());
+        vec![
+            event.id.clone(),
+            event.r#type.to_string(),
+            event.foreign_id.clone(),
+            event.timestamp.to_string(),
+            metadata.unwrap_or_default(),
+        ]
+    })
+}
+
+/// Prints each event as a line of JSON: the form in which it can be imported.
+async fn tail(args: Tail, ctx: &Ctx) -> Result<()> {
+    let client = Client::connect(ctx).await?;
+    let out = ctx.out.clone();
+    let mut left = args.limit;
+    client
+        .lines(&path(&args.stream, "tail"), query(ctx, &args.wanted), move |line| {
+            out.text(line)?;
+            left = left.map(|left| left.saturating_sub(1));
+            Ok(left != Some(0))
+        })
+        .await
 }

@@ -11,7 +11,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::{
     changes::Changes,
@@ -27,7 +27,7 @@ use crate::{
 use super::{
     Api,
     failure::Failure,
-    views::{self, EventView, StreamView},
+    views::{self, Appended, EventView, StreamView},
 };
 
 /// Events that one answer holds when nobody asks for another number.
@@ -47,15 +47,6 @@ pub(super) struct Events {
     /// This one only.
     id: Option<EventId>,
     limit: Option<usize>,
-}
-
-/// What an append did.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Appended {
-    /// Events that were new.
-    pub appended: u64,
-    /// Events that were there already.
-    pub skipped: u64,
 }
 
 impl Events {
