@@ -13,10 +13,10 @@ use futures_util::future::try_join_all;
 use tokio::sync::RwLock;
 
 use crate::{
-    backend::{Database, sqlite::HostLock},
+    backend::{self, Database, Options, sqlite::HostLock},
     clock::Clock,
     committer::Committer,
-    config::{Config, resolved::{Consumer as ConsumerConfig, Store as StoreConfig}},
+    config::{Config, resolved::{Consumer as ConsumerConfig, Durability, Store as StoreConfig, StoreUrl}},
     consumer::{Shard, Version},
     deploy::{Deployer, Proposal, check_change},
     deployment::Deployment,
@@ -73,7 +73,7 @@ impl Catalog {
     pub async fn read_only(config: Config) -> Result<Self> {
         let mut databases = BTreeMap::new();
         for (name, store) in &config.stores {
-            databases.insert(name.clone(), Database::open(&store.url, store.options(true)).await?);
+            databases.insert(name.clone(), database(store, true).await?);
         }
         Ok(Self { config, databases })
     }
@@ -328,6 +328,7 @@ impl Host {
             clock: self.clock,
             metrics: self.telemetry.metrics().of(&consumer.id),
             version: ends.version,
+            poke: ends.poke,
             stop: ends.stop,
             adopted: ends.adopted,
         }))
@@ -375,11 +376,22 @@ impl State {
 
 impl OpenStore {
     async fn open(config: &StoreConfig) -> Result<Self> {
-        let lock = config.path.as_deref().map(|path| HostLock::acquire(path, None)).transpose()?;
-        let database = Database::open(&config.url, config.options(false)).await?;
+        let lock = match &config.url {
+            StoreUrl::Sqlite(path) => Some(HostLock::acquire(path, None)?),
+        };
+        let database = database(config, false).await?;
         let committer = Committer::start(database.store());
         Ok(Self { database, committer, lock })
     }
+}
+
+async fn database(config: &StoreConfig, read_only: bool) -> Result<Database> {
+    let StoreUrl::Sqlite(path) = &config.url;
+    let durability = match config.durability {
+        Durability::Full => backend::Durability::Full,
+        Durability::Relaxed => backend::Durability::Relaxed,
+    };
+    Database::open(&format!("sqlite://{}", path.display()), Options { durability, read_only }).await
 }
 
 /// A file's bytes once nobody writes to it any more: its size and time must stand still for a moment.
