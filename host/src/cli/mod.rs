@@ -70,14 +70,16 @@ pub struct Globals {
     /// Log more: -v debug, -vv trace
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
-    /// How data is written
+    /// How data is written: table or json
     #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    #[arg(hide_possible_values = true)]
     pub output: Format,
     /// The same as -o json
     #[arg(long, global = true, conflicts_with = "output")]
     pub json: bool,
-    /// When errors and logs are coloured; NO_COLOR is respected
+    /// When errors and logs are coloured: auto, always or never; NO_COLOR is respected
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
+    #[arg(hide_possible_values = true)]
     pub color: Color,
 }
 

@@ -17,11 +17,12 @@ use crate::{
 /// What the new folder is to contain.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The consumer's name, of a-z, 0-9 and -, and its folder's [with --here: default: this folder's name]
+    /// The consumer's name, of a-z, 0-9 and -, and its folder's [default: with --here, this folder's name]
     #[arg(required_unless_present_any = ["list", "here"])]
     pub name: Option<String>,
-    /// The language
+    /// The language: rust
     #[arg(short, long, value_name = "LANGUAGE", value_enum, default_value_t = Template::Rust)]
+    #[arg(hide_possible_values = true)]
     pub template: Template,
     /// Only list the templates
     #[arg(long, conflicts_with_all = ["name", "here"])]

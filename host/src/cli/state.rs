@@ -59,8 +59,8 @@ pub struct Part {
     /// Of this foreign id, where the consumer has a state per key
     #[arg(long, value_name = "FID")]
     pub of: Option<String>,
-    /// How values are shown [default: json where they are, else text, else hex]
-    #[arg(long = "as", value_name = "FORM", value_enum)]
+    /// How values are shown: text, json or hex [default: json where they are, else text, else hex]
+    #[arg(long = "as", value_name = "FORM", value_enum, hide_possible_values = true)]
     pub form: Option<Form>,
 }
 
