@@ -303,6 +303,7 @@ impl<'a> Run<'a> {
         self.settle().await?;
         self.shard.metrics.retries.inc();
         tokio::select! {
+            biased;
             () = sleep(wait) => Ok(None),
             () = is_raised(&mut self.shard.stop) => Ok(Some(Stop::Asked)),
             () = is_replaced(&mut self.shard.version) => Ok(None),

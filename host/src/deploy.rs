@@ -53,11 +53,9 @@ impl Deployer {
         let Proposal { consumer, spec, component } = proposal;
         let was_compiled = self.engine.remembered(&Digest::of(component)).is_some();
         let compiled = self.engine.compile(component.clone(), &spec.limits).await?;
-        let compiled_in = if was_compiled { Duration::ZERO } else { compiled.compile_time() };
-        let limits = Arc::new(spec.limits.clone());
-        let factory = GuestFactory::new(&self.engine, compiled, spec.config.clone(), limits);
-        let trial = factory.trial(self.trial_view(store, consumer, spec)).await;
-        trial.map_err(|failure| Error::invalid(format!("the component fails at its start: {}", failure.message)))?;
+        let compiled_in = if was_compiled { Duration::ZERO } else { compiled.compiled_in() };
+        let factory = GuestFactory::new(&self.engine, compiled, spec.config.clone(), &spec.limits)?;
+        factory.trial(self.trial_view(store, consumer, spec)).await?;
         Ok(Tried { factory, compiled_in })
     }
 

@@ -88,6 +88,9 @@ impl<'a, R: BufRead> Lines<'a, R> {
     }
 
     fn emit(&mut self, line: &[u8]) -> Result<Emit> {
+        if !line.trim_ascii_start().starts_with(b"{") {
+            return Err(self.bad("not a JSON object"));
+        }
         let authored: Line<'_> = serde_json::from_slice(line).map_err(|error| {
             // serde_json counts within the line; its own line number would mislead.
             let text = error.to_string();
@@ -153,8 +156,8 @@ impl<R: BufRead> Iterator for Lines<'_, R> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 struct Line<'a> {
-    #[serde(default)]
-    id: Option<IgnoredAny>,
+    #[serde(default, rename = "id")]
+    _id: IgnoredAny,
     r#type: i32,
     foreign_id: String,
     #[serde(default)]
@@ -177,7 +180,7 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 impl Line<'_> {
     /// The event, and whether the line had a timestamp.
     fn event(self) -> Result<(NewEvent, bool), String> {
-        let Self { id: _, r#type, foreign_id, timestamp, metadata, metadata_text, metadata_base64, headers } = self;
+        let Self { _id, r#type, foreign_id, timestamp, metadata, metadata_text, metadata_base64, headers } = self;
         if foreign_id.len() > FOREIGN_ID_BYTES_MAX {
             let length = foreign_id.len();
             return Err(format!("`foreign_id` has {length} bytes, at most {FOREIGN_ID_BYTES_MAX} are allowed"));
@@ -270,7 +273,7 @@ mod tests {
             (r#"{"type":1,"foreign_id":"a","metadata_base64":"?"}"#, "not base64"),
             (r#"{"type":1,"foreign_id":"a"} x"#, "trailing characters"),
             (r#"{"type":1,"foreign_id":"a","metadata":{"x":}}"#, "expected value"),
-            ("[]", "invalid length 0"),
+            ("[1,2]", "not a JSON object"),
         ] {
             let message = refused(&format!("{good}\n\n{bad}\n{good}"));
             assert!(message.starts_with("events.jsonl, line 3: "), "{message}");

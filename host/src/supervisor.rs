@@ -161,6 +161,7 @@ async fn supervise(mut shard: Shard, standing: watch::Sender<Standing>) {
             return;
         }
         tokio::select! {
+            biased;
             _ = shard.stop.wait_for(|stop| *stop) => {}
             () = shard.poke.notified() => {}
             changed = shard.version.changed() => if changed.is_ok() { shard.version.mark_changed() },

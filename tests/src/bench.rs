@@ -51,7 +51,7 @@ impl Bench {
         component.extend([0, 4, 1, b'v', version, 0]);
         let compiled = self.engine.compile(component.into(), &limits).await?;
         let config = BTreeMap::from([("does".to_owned(), does.to_owned())]);
-        Ok(Arc::new(GuestFactory::new(&self.engine, compiled, config, Arc::new(limits))))
+        Ok(Arc::new(GuestFactory::new(&self.engine, compiled, config, &limits)?))
     }
 }
 

@@ -1,1 +1,7 @@
+//! What our tests are made of: suites as public functions, the simulation, proofs, and the real binary in a folder.
 
+pub mod bench;
+pub mod native;
+pub mod project;
+pub mod proof;
+pub mod sim;

@@ -18,6 +18,9 @@ use super::{
 /// More syntax errors than this in one file follow from the first ones.
 const SYNTAX_ERRORS_MAX: usize = 8;
 
+/// What the parser says of a key that is there twice.
+const DUPLICATE: &str = "duplicate key";
+
 /// Looks an environment variable up.
 pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -25,14 +28,26 @@ pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub(super) fn read(text: &str, places: &mut Places<'_>, variables: Variables<'_>) -> Option<Root> {
     let (mut table, errors) = DeTable::parse_recoverable(text);
     let mut broken = false;
+    let mut last_at = None;
     for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
+        let at = error.span().map_or(0, |span| span.start);
+        // Of a section that is there twice each key is there twice: the section was reported.
+        let follows = |last: usize| text.get(last..at).is_some_and(|between| !between.contains("\n["));
+        if error.message() == DUPLICATE && header(text, at).is_none() && last_at.is_some_and(follows) {
+            continue;
+        }
         broken |= !duplicate(text, error, places);
+        last_at = header(text, at).and(Some(at)).or(last_at);
     }
     if broken {
         return None;
     }
     let schema = shape::schema();
     shape::check_table(&Schema(&schema), table.get_mut(), "", places);
+    if !errors.is_empty() {
+        // Which of two equal keys was read is chance: what follows from it would mislead.
+        return None;
+    }
     expand_table(table.get_mut(), "", places, variables);
     match Root::deserialize(Deserializer::from(table)) {
         Ok(root) => Some(root),
@@ -44,10 +59,10 @@ pub(super) fn read(text: &str, places: &mut Places<'_>, variables: Variables<'_>
     }
 }
 
-/// Reports a syntax error. True where it is a key that is there twice: the rest of the file can still be read.
+/// Reports a syntax error. True where it is a key that is there twice: its keys can still be checked.
 fn duplicate(text: &str, error: &toml::de::Error, places: &mut Places<'_>) -> bool {
     let span = error.span().unwrap_or(0..0);
-    if error.message() != "duplicate key" {
+    if error.message() != DUPLICATE {
         places.add(Code::Syntax, None, Some(span), format!("not TOML: {}", error.message()), None);
         return false;
     }

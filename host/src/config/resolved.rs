@@ -130,6 +130,26 @@ impl Config {
 }
 
 impl Consumer {
+    /// One with every default, that reads the stream of this name.
+    pub fn of(id: ConsumerId, stream: Name) -> Self {
+        Self {
+            stream: StreamId { tenant: id.tenant.clone(), name: stream.clone() },
+            id,
+            component: PathBuf::new(),
+            store: stream,
+            start: Start::default(),
+            filter: Filter::default(),
+            state: StateScope::default(),
+            shards: 1,
+            batch: BatchPolicy::default(),
+            retry: RetryPolicy::default(),
+            limits: Limits::default(),
+            grants_emit: Vec::new(),
+            config: BTreeMap::new(),
+            state_version: 1,
+        }
+    }
+
     /// The part of a deployment that the file decides, once `start` is looked up.
     pub fn spec(&self, start: Cursor) -> Spec {
         Spec {

@@ -70,7 +70,7 @@ fn the_sample_is_read_and_says_nothing_but_defaults() {
 fn the_sample_names_every_key_of_the_schema() {
     let mut keys = BTreeSet::new();
     leaves(&schema(), &mut keys);
-    assert!(keys.len() > 35, "{keys:?}");
+    assert!(keys.len() >= 32, "{keys:?}");
     for key in keys {
         let named = |line: &str| line.starts_with(&format!("{key} = ")) || line.contains(&format!("{{ {key} = "));
         assert!(SAMPLE.lines().any(named), "the sample does not name {key}");
@@ -218,7 +218,10 @@ fn a_mutated_file_is_an_error_with_a_place_and_never_a_panic() {
     for _ in 0..3_000 {
         let mut text: Vec<char> = SAMPLE.chars().collect();
         for _ in 0..random.usize(1..6) {
-            let at = random.usize(..text.len());
+            let at = random.usize(..text.len().max(1));
+            if text.len() < 2 {
+                break;
+            }
             match random.u8(..4) {
                 0 => _ = text.remove(at),
                 1 => text.insert(at, pool[random.usize(..pool.len())]),

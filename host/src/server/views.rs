@@ -120,6 +120,15 @@ pub struct EventView {
     pub headers: BTreeMap<String, String>,
 }
 
+/// What an append did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Appended {
+    /// Events that were new.
+    pub appended: u64,
+    /// Events that were there already.
+    pub skipped: u64,
+}
+
 /// An entry of a consumer's state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EntryView {
@@ -159,7 +168,7 @@ pub fn base64(bytes: &Bytes) -> String {
 }
 
 /// All consumers of the config, in the order of their ids.
-pub(super) async fn consumers(api: &Api) -> Result<Vec<ConsumerView>> {
+pub async fn consumers(api: &Api) -> Result<Vec<ConsumerView>> {
     let catalog = api.catalog().await;
     let standings = match api {
         Api::Live(host) => host.standings().await,
@@ -290,7 +299,7 @@ impl ConsumerView {
 }
 
 /// A stream's line.
-pub(super) async fn stream(id: &StreamId, store: &str, source: &dyn Source) -> Result<StreamView> {
+pub async fn stream(id: &StreamId, store: &str, source: &dyn Source) -> Result<StreamView> {
     Ok(StreamView {
         tenant: id.tenant.to_string(),
         name: id.name.to_string(),
