@@ -13,11 +13,36 @@ const EDGES: [(&str, &[&str]); 4] =
     [("wasmtime", &["runtime/"]), ("wasmtime_wasi", &["runtime/"]), ("sqlx", &["backend/"]), ("clap", &["cli/"])];
 
 /// What core must not name.
-const ABOVE_CORE: [&str; 9] =
-    ["crate::backend", "crate::runtime", "crate::config", "crate::server", "crate::cli", "crate::host", "crate::deploy", "axum", "sqlx"];
+const ABOVE_CORE: [&str; 9] = [
+    "crate::backend",
+    "crate::runtime",
+    "crate::config",
+    "crate::server",
+    "crate::cli",
+    "crate::host",
+    "crate::deploy",
+    "axum",
+    "sqlx",
+];
 const CORE: [&str; 18] = [
-    "batch", "changes", "clock", "committer", "consumer", "deployment", "error", "event", "handler", "limits",
-    "metrics", "policy", "source", "store", "tailer", "tenant", "view", "supervisor",
+    "batch",
+    "changes",
+    "clock",
+    "committer",
+    "consumer",
+    "deployment",
+    "error",
+    "event",
+    "handler",
+    "limits",
+    "metrics",
+    "policy",
+    "source",
+    "store",
+    "tailer",
+    "tenant",
+    "view",
+    "supervisor",
 ];
 
 /// Spelt in pieces, so that this file does not name what it forbids.
@@ -96,10 +121,20 @@ fn long_functions(code: &[&str]) -> Vec<(usize, usize)> {
     for (at, line) in code.iter().enumerate() {
         let indent = line.len() - line.trim_start().len();
         let words = line.trim_start();
-        let is_function = ["fn ", "pub fn ", "async fn ", "pub async fn ", "pub(crate) fn ", "pub(super) fn ",
-            "pub(super) async fn ", "pub(crate) async fn ", "const fn ", "pub const fn "]
-            .iter()
-            .any(|start| words.starts_with(start));
+        let is_function = [
+            "fn ",
+            "pub fn ",
+            "async fn ",
+            "pub async fn ",
+            "pub(crate) fn ",
+            "pub(super) fn ",
+            "pub(super) async fn ",
+            "pub(crate) async fn ",
+            "const fn ",
+            "pub const fn ",
+        ]
+        .iter()
+        .any(|start| words.starts_with(start));
         if !is_function {
             continue;
         }
@@ -176,6 +211,7 @@ fn the_sdk_speaks_the_contract_itself() {
 fn tidy_itself_finds_what_it_looks_for() {
     let long = format!("fn f() {{\n{}}}\n", "    x();\n".repeat(FUNCTION_LINES_MAX));
     assert_eq!(long_functions(&long.lines().collect::<Vec<_>>()), [(1, FUNCTION_LINES_MAX + 2)]);
-    let file = File { path: String::new(), text: "// sqlx::query\nlet x = sqlx::query();\nlet y = my_sqlx::z();\n".into() };
+    let file =
+        File { path: String::new(), text: "// sqlx::query\nlet x = sqlx::query();\nlet y = my_sqlx::z();\n".into() };
     assert_eq!(names(&file, "sqlx").collect::<Vec<_>>(), [2]);
 }
