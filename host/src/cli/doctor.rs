@@ -91,9 +91,11 @@ async fn toolchain() -> Vec<Check> {
     }
     checks.push(match build::target_is_installed(Path::new(".")).await {
         Ok(true) => Check::ok("wasm32-wasip2", "it is installed"),
-        Ok(false) => {
-            Check::warn("wasm32-wasip2", "it is not installed", "rustup target add wasm32-wasip2 (`tendon build` does it)")
-        }
+        Ok(false) => Check::warn(
+            "wasm32-wasip2",
+            "it is not installed",
+            "rustup target add wasm32-wasip2 (`tendon build` does it)",
+        ),
         Err(error) => Check::warn("wasm32-wasip2", error.chain(), error.way_out().unwrap_or_default()),
     });
     checks
