@@ -7,7 +7,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep},
 };
 
@@ -17,7 +17,7 @@ use crate::{
     clock::Clock,
     committer::{Committer, Pending},
     deployment::{Filter, Spec},
-    error::Result,
+    error::{Error, Result},
     event::Event,
     handler::{Failure, FailureKind, Handled, Handler, HandlerFactory},
     metrics::ConsumerMetrics,
@@ -48,6 +48,8 @@ pub struct Shard {
     pub adopted: watch::Sender<Epoch>,
     /// What it is to run. When that changes, the new version takes over between two events.
     pub version: watch::Receiver<Arc<Version>>,
+    /// Makes it look at its row again: an operator moved it.
+    pub poke: Arc<Notify>,
     /// Turns true when it shall stop.
     pub stop: watch::Receiver<bool>,
 }
@@ -86,6 +88,7 @@ pub async fn run(shard: &mut Shard) -> Result<Stop> {
             Next::Due => run.commit().await.map(|()| None)?,
             Next::Swap => run.swap().await.map(|()| None)?,
             Next::Stop => Some(Stop::Asked),
+            Next::Row => run.look_again().await?,
         };
         if let Some(stop) = stop {
             run.commit().await?;
@@ -101,6 +104,7 @@ enum Next {
     Due,
     Swap,
     Stop,
+    Row,
 }
 
 /// A run of the loop.
@@ -123,7 +127,15 @@ struct Run<'a> {
     last: Option<Event>,
     /// The next call takes no more events than this: the prefix of a batch that was undone.
     call_events_max: usize,
-    in_flight: Option<(Pending, Instant)>,
+    in_flight: Option<InFlight>,
+}
+
+/// A commit that was submitted.
+struct InFlight {
+    pending: Pending,
+    submitted: Instant,
+    handled: u32,
+    emitted: usize,
 }
 
 impl<'a> Run<'a> {
@@ -150,6 +162,7 @@ impl<'a> Run<'a> {
             in_flight: None,
         };
         run.adopt(version);
+        run.shard.adopted.send_replace(run.version.epoch);
         Ok(run)
     }
 
@@ -175,6 +188,7 @@ impl<'a> Run<'a> {
                 biased;
                 () = is_raised(&mut self.shard.stop) => return Ok(Next::Stop),
                 Ok(()) = self.shard.version.changed() => return Ok(Next::Swap),
+                () = self.shard.poke.notified() => return Ok(Next::Row),
                 piece = self.events.next() => return Ok(Next::Events(piece?)),
                 () = std::future::ready(()), if is_idle_due => return Ok(Next::Due),
                 answer = answer(&mut self.in_flight) => self.settled(answer)?,
@@ -188,7 +202,7 @@ impl<'a> Run<'a> {
         let matching = select(&self.version.spec.filter, piece.events());
         let mut rest: &[Event] = &matching;
         while let Some(first) = rest.first() {
-            let handled = self.call(rest).await;
+            let handled = self.call(rest).await?;
             let (done, open) = rest.split_at(handled.done.min(rest.len()));
             self.gather(done, handled.changes);
             if let Some(failure) = handled.failure {
@@ -212,20 +226,24 @@ impl<'a> Run<'a> {
     }
 
     /// One turn of the handler, with as many events as the batch has room for.
-    async fn call(&mut self, rest: &[Event]) -> Handled {
+    async fn call(&mut self, rest: &[Event]) -> Result<Handled> {
         let room = self.version.spec.batch.max.saturating_sub(self.gathered.handled).max(1) as usize;
         let most = room.min(std::mem::replace(&mut self.call_events_max, usize::MAX));
+        if self.handler.is_none() {
+            // A new view reads from the store: what came before must be there.
+            self.settle().await?;
+        }
         let handler = match &mut self.handler {
             Some(handler) => handler,
             None => match self.version.factory.create(self.view()).await {
                 Ok(handler) => self.handler.insert(handler),
-                Err(failure) => return Handled { failure: Some(failure), ..Handled::default() },
+                Err(failure) => return Ok(Handled { failure: Some(failure), ..Handled::default() }),
             },
         };
         let began = Instant::now();
         let handled = handler.handle(rest.get(..most).unwrap_or(rest)).await;
         self.shard.metrics.call_seconds.observe(began.elapsed().as_secs_f64());
-        handled
+        Ok(handled)
     }
 
     /// Merges what a call did: its events stand, once the commit does.
@@ -285,6 +303,7 @@ impl<'a> Run<'a> {
         self.settle().await?;
         self.shard.metrics.retries.inc();
         tokio::select! {
+            biased;
             () = sleep(wait) => Ok(None),
             () = is_raised(&mut self.shard.stop) => Ok(Some(Stop::Asked)),
             () = is_replaced(&mut self.shard.version) => Ok(None),
@@ -307,11 +326,10 @@ impl<'a> Run<'a> {
         to.revision = Revision(self.row.revision.0 + 1);
         self.row = to.clone();
         let changes = std::mem::take(&mut self.changes);
+        let (handled, emitted) = (std::mem::take(&mut self.gathered).handled, changes.emits.len());
         let commit = Commit { r#move: Some(r#move), changes, ..Commit::default() };
-        self.in_flight = Some((self.shard.committer.submit(commit).await, Instant::now()));
-        self.shard.metrics.batch_events.observe(f64::from(self.gathered.handled));
-        self.shard.metrics.events.inc_by(u64::from(self.gathered.handled));
-        self.gathered = Gathered::default();
+        let pending = self.shard.committer.submit(commit).await;
+        self.in_flight = Some(InFlight { pending, submitted: Instant::now(), handled, emitted });
         self.row_is_due = false;
         Ok(())
     }
@@ -326,13 +344,16 @@ impl<'a> Run<'a> {
     }
 
     fn settled(&mut self, answer: Result<Committed>) -> Result<()> {
-        if let Some((_, submitted)) = self.in_flight.take() {
-            self.shard.metrics.commit_seconds.observe(submitted.elapsed().as_secs_f64());
-        }
+        let Some(commit) = self.in_flight.take() else { return Ok(()) };
         answer?;
+        let metrics = &self.shard.metrics;
+        metrics.commit_seconds.observe(commit.submitted.elapsed().as_secs_f64());
+        metrics.batch_events.observe(f64::from(commit.handled));
+        metrics.events.inc_by(u64::from(commit.handled));
+        metrics.emitted.inc_by(commit.emitted as u64);
         if let Some(handler) = &mut self.handler {
             handler.committed();
-            self.shard.metrics.memory_bytes.set(i64::try_from(handler.memory_bytes()).unwrap_or(i64::MAX));
+            metrics.memory_bytes.set(i64::try_from(handler.memory_bytes()).unwrap_or(i64::MAX));
         }
         Ok(())
     }
@@ -342,7 +363,7 @@ impl<'a> Run<'a> {
         self.commit().await?;
         let version = self.shard.version.borrow_and_update().clone();
         self.adopt(version);
-        self.warm().await;
+        self.warm().await?;
         self.shard.metrics.reloads.inc();
         Ok(())
     }
@@ -359,9 +380,18 @@ impl<'a> Run<'a> {
 
     /// Makes the handler that the next event would need, so that a swap is over when it says so. A failure to do so
     /// is left to that event.
-    async fn warm(&mut self) {
+    async fn warm(&mut self) -> Result<()> {
+        self.settle().await?;
         self.handler = self.version.factory.create(self.view()).await.ok();
         self.shard.adopted.send_replace(self.version.epoch);
+        Ok(())
+    }
+
+    /// Somebody moved the position. What was gathered is committed if that still can be; the next run sees the row.
+    async fn look_again(&mut self) -> Result<Option<Stop>> {
+        self.commit().await?;
+        self.settle().await?;
+        Err(Error::fenced(format!("{} was moved by an operator", self.shard.id)))
     }
 
     fn view(&self) -> View {
@@ -387,9 +417,9 @@ fn select<'e>(filter: &Filter, events: &'e [Event]) -> Cow<'e, [Event]> {
 }
 
 /// The answer of the commit in flight; never, when there is none. May be given up.
-async fn answer(in_flight: &mut Option<(Pending, Instant)>) -> Result<Committed> {
+async fn answer(in_flight: &mut Option<InFlight>) -> Result<Committed> {
     match in_flight {
-        Some((pending, _)) => pending.wait().await,
+        Some(commit) => commit.pending.wait().await,
         None => std::future::pending().await,
     }
 }

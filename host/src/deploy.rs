@@ -51,8 +51,9 @@ impl Deployer {
     /// it writes is dropped.
     pub async fn try_out(&self, store: &Arc<dyn Store>, proposal: &Proposal) -> Result<Tried> {
         let Proposal { consumer, spec, component } = proposal;
+        let was_compiled = self.engine.remembered(&Digest::of(component)).is_some();
         let compiled = self.engine.compile(component.clone(), &spec.limits).await?;
-        let compiled_in = compiled.compiled_in();
+        let compiled_in = if was_compiled { Duration::ZERO } else { compiled.compiled_in() };
         let factory = GuestFactory::new(&self.engine, compiled, spec.config.clone(), &spec.limits)?;
         factory.trial(self.trial_view(store, consumer, spec)).await?;
         Ok(Tried { factory, compiled_in })

@@ -13,15 +13,14 @@ use futures_util::future::try_join_all;
 use tokio::sync::RwLock;
 
 use crate::{
-    backend::{Database, sqlite::HostLock},
+    backend::{self, Database, Options, sqlite::HostLock},
     clock::Clock,
     committer::Committer,
-    config::{Config, ConsumerConfig, StoreConfig},
+    config::{Config, resolved::{Consumer as ConsumerConfig, Durability, Store as StoreConfig, StoreUrl}},
     consumer::{Shard, Version},
     deploy::{Deployer, Proposal, check_change},
-    deployment::{Deployment, Spec},
+    deployment::Deployment,
     error::{Error, Kind, Result},
-    event::Cursor,
     notice::Notice,
     runtime::Engine,
     start,
@@ -47,7 +46,6 @@ pub struct Host {
     pub telemetry: Telemetry,
 }
 
-#[derive(Default)]
 struct State {
     config: Config,
     stores: BTreeMap<Name, OpenStore>,
@@ -75,7 +73,7 @@ impl Catalog {
     pub async fn read_only(config: Config) -> Result<Self> {
         let mut databases = BTreeMap::new();
         for (name, store) in &config.stores {
-            databases.insert(name.clone(), Database::open(&store.url, store.options(true)).await?);
+            databases.insert(name.clone(), database(store, true).await?);
         }
         Ok(Self { config, databases })
     }
@@ -87,9 +85,7 @@ impl Catalog {
 
     /// The database that holds a stream.
     pub fn database_of(&self, stream: &StreamId) -> Result<&Database> {
-        let config = self.config.streams.get(stream);
-        let config = config.ok_or_else(|| Error::not_found(format!("there is no stream `{}`", stream.name)))?;
-        self.database(&config.store)
+        self.database(&self.config.stream(stream)?.store)
     }
 }
 
@@ -97,16 +93,20 @@ impl Host {
     /// Opens the stores, each for this host alone, and makes the streams that are not there yet.
     pub async fn open(config: Config) -> Result<Self> {
         let clock = Clock::System;
-        let host = Self {
-            state: RwLock::default(),
+        let mut state = State {
+            config: config.clone(),
+            stores: BTreeMap::new(),
+            tailers: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+        };
+        state.open(&config).await?;
+        Ok(Self {
+            state: RwLock::new(state),
             deployer: Deployer::new(Engine::new()?, clock),
             clock,
             owner: Owner(format!("pid {}", std::process::id())),
             telemetry: Telemetry::default(),
-        };
-        host.state.write().await.open(&config).await?;
-        host.state.write().await.config = config;
-        Ok(host)
+        })
     }
 
     /// Starts every consumer of the config. One whose component is refused, and that has no active deployment to
@@ -174,7 +174,9 @@ impl Host {
     /// An operator's move: through the same compare as every commit, with a fence of its own.
     async fn move_position(&self, consumer: &ConsumerId, change: impl Fn(&mut Position)) -> Result<Position> {
         let state = self.state.read().await;
-        let supervised = state.consumers.get(consumer).ok_or_else(|| unknown(consumer))?;
+        state.config.consumer(consumer)?;
+        let supervised = state.consumers.get(consumer);
+        let supervised = supervised.ok_or_else(|| Error::not_found(format!("{consumer} does not run here")))?;
         let store = state.store(&supervised.version().spec.store)?;
         let shard = ShardId { consumer: consumer.clone(), index: 0 };
         for _ in 0..MOVE_ATTEMPTS {
@@ -198,7 +200,7 @@ impl Host {
     /// Looks at a consumer's component file and, if it has changed, lets it take over.
     pub async fn reload(&self, id: &ConsumerId) -> Option<Notice> {
         let state = self.state.read().await;
-        let consumer = state.config.consumers.get(id)?;
+        let consumer = state.config.consumer(id).ok()?;
         let running = state.consumers.get(id)?;
         let from = running.version().factory.digest();
         let active = state.active().await.ok()?;
@@ -219,13 +221,14 @@ impl Host {
         state.open(&config).await?;
         let before = std::mem::replace(&mut state.config, config);
         let changed: Vec<ConsumerId> = {
-            let ids: BTreeSet<_> = before.consumers.keys().chain(state.config.consumers.keys()).cloned().collect();
-            ids.into_iter().filter(|id| before.consumers.get(id) != state.config.consumers.get(id)).collect()
+            let all = before.consumers.values().chain(state.config.consumers.values());
+            let ids: BTreeSet<ConsumerId> = all.map(|consumer| consumer.id.clone()).collect();
+            ids.into_iter().filter(|id| before.consumer(id).ok() != state.config.consumer(id).ok()).collect()
         };
         let active = state.active().await?;
         let mut notices = Vec::new();
         for id in changed {
-            let Some(consumer) = state.config.consumers.get(&id).cloned() else {
+            let Ok(consumer) = state.config.consumer(&id).cloned() else {
                 if let Some(running) = state.consumers.remove(&id) {
                     running.stop().await;
                 }
@@ -325,6 +328,7 @@ impl Host {
             clock: self.clock,
             metrics: self.telemetry.metrics().of(&consumer.id),
             version: ends.version,
+            poke: ends.poke,
             stop: ends.stop,
             adopted: ends.adopted,
         }))
@@ -339,12 +343,12 @@ impl State {
                 self.stores.insert(name.clone(), OpenStore::open(store).await?);
             }
         }
-        for (stream, settings) in &config.streams {
-            if !self.tailers.contains_key(stream) {
-                let database = &self.store(&settings.store)?.database;
-                database.create_stream(stream).await?;
-                let tailer = Tailer::start(database.source(stream).await?);
-                self.tailers.insert(stream.clone(), tailer);
+        for stream in config.streams.values() {
+            if !self.tailers.contains_key(&stream.id) {
+                let database = &self.store(&stream.store)?.database;
+                database.create_stream(&stream.id).await?;
+                let tailer = Tailer::start(database.source(&stream.id).await?);
+                self.tailers.insert(stream.id.clone(), tailer);
             }
         }
         Ok(())
@@ -372,15 +376,22 @@ impl State {
 
 impl OpenStore {
     async fn open(config: &StoreConfig) -> Result<Self> {
-        let lock = config.path.as_deref().map(|path| HostLock::acquire(path, None)).transpose()?;
-        let database = Database::open(&config.url, config.options(false)).await?;
+        let lock = match &config.url {
+            StoreUrl::Sqlite(path) => Some(HostLock::acquire(path, None)?),
+        };
+        let database = database(config, false).await?;
         let committer = Committer::start(database.store());
         Ok(Self { database, committer, lock })
     }
 }
 
-fn unknown(consumer: &ConsumerId) -> Error {
-    Error::not_found(format!("there is no consumer `{}`", consumer.name)).help("list them with `tendon consumer list`")
+async fn database(config: &StoreConfig, read_only: bool) -> Result<Database> {
+    let StoreUrl::Sqlite(path) = &config.url;
+    let durability = match config.durability {
+        Durability::Full => backend::Durability::Full,
+        Durability::Relaxed => backend::Durability::Relaxed,
+    };
+    Database::open(&format!("sqlite://{}", path.display()), Options { durability, read_only }).await
 }
 
 /// A file's bytes once nobody writes to it any more: its size and time must stand still for a moment.
@@ -404,25 +415,4 @@ async fn read_settled(path: &Path) -> Result<Bytes> {
         before = now;
     }
     Err(Error::unavailable(format!("component {} is still being written", path.display())))
-}
-
-/// The spec of a consumer that begins at a cursor.
-impl ConsumerConfig {
-    /// Everything that a deployment of it holds.
-    pub fn spec(&self, start: Cursor) -> Spec {
-        Spec {
-            stream: self.stream.clone(),
-            store: self.store.clone(),
-            start,
-            filter: self.filter.clone(),
-            state: self.state,
-            shards: self.shards,
-            batch: self.batch.clone(),
-            retry: self.retry.clone(),
-            limits: self.limits.clone(),
-            grants_emit: self.grants_emit.clone(),
-            config: self.config.clone(),
-            state_version: self.state_version,
-        }
-    }
 }

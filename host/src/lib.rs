@@ -10,28 +10,50 @@
 //! | [`handler`], [`view`], [`limits`] | whatever handles events, its view of the state, what it may use |
 //! | [`policy`], [`batch`], [`clock`] | the loop's decisions, as pure functions, and its time |
 //! | [`tailer`] | reads a stream once for all its consumers |
-//! | [`metrics`] | what the loop counts |
 //! | [`committer`] | merges the commits of many shards into one transaction |
+//! | [`metrics`] | what the loop counts |
 //! | [`consumer`] | THE loop |
+//! | [`supervisor`] | keeps a shard's loop running, and says why it stands |
+//! | **runtime and backend** | |
 //! | [`runtime`] | runs components; the only place that knows wasmtime |
+//! | [`backend`] | the databases; the only place that knows SQL |
+//! | **edges** | |
+//! | [`config`] | `tendon.toml` and what is wrong with it |
+//! | [`event_file`] | events as lines of JSON |
+//! | [`deploy`], [`start`] | how a component becomes what a consumer runs, and where that begins |
+//! | [`host`] | a running host; [`watch`] follows its files, [`head`] waits until it has nothing left to do |
+//! | [`notice`], [`telemetry`] | what a host tells of itself |
+//! | [`server`] | the one HTTP/JSON API |
+//! | [`cli`] | the command line |
 
+pub mod backend;
 pub mod batch;
 pub mod changes;
+pub mod cli;
 pub mod clock;
 pub mod committer;
+pub mod config;
 pub mod consumer;
+pub mod deploy;
 pub mod deployment;
 pub mod error;
 pub mod event;
+pub mod event_file;
 pub mod handler;
+pub mod head;
+pub mod host;
 pub mod limits;
 pub mod metrics;
+pub mod notice;
 pub mod policy;
 pub mod runtime;
+pub mod server;
 pub mod source;
+pub mod start;
 pub mod store;
 pub mod supervisor;
 pub mod tailer;
 pub mod telemetry;
 pub mod tenant;
 pub mod view;
+pub mod watch;

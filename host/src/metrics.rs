@@ -40,6 +40,7 @@ pub struct KindLabels {
 pub struct Metrics {
     events: Family<ConsumerLabels, Counter>,
     skipped: Family<ConsumerLabels, Counter>,
+    emitted: Family<ConsumerLabels, Counter>,
     retries: Family<ConsumerLabels, Counter>,
     failures: Family<KindLabels, Counter>,
     stops: Family<KindLabels, Counter>,
@@ -64,6 +65,7 @@ impl Metrics {
         let metrics = Self {
             events: Family::default(),
             skipped: Family::default(),
+            emitted: Family::default(),
             retries: Family::default(),
             failures: Family::default(),
             stops: Family::default(),
@@ -76,6 +78,7 @@ impl Metrics {
         let m = metrics.clone();
         registry.register("consumer_events", "Events that were handled", m.events);
         registry.register("consumer_skipped", "Events that the filter left out", m.skipped);
+        registry.register("consumer_emitted", "Events that it emitted", m.emitted);
         registry.register("consumer_retries", "Attempts after the first", m.retries);
         registry.register("consumer_failures", "Failed attempts, by kind", m.failures);
         registry.register("consumer_stops", "Times it came to stand still, by kind", m.stops);
@@ -93,6 +96,7 @@ impl Metrics {
         Arc::new(ConsumerMetrics {
             events: self.events.get_or_create_owned(&labels),
             skipped: self.skipped.get_or_create_owned(&labels),
+            emitted: self.emitted.get_or_create_owned(&labels),
             retries: self.retries.get_or_create_owned(&labels),
             reloads: self.reloads.get_or_create_owned(&labels),
             call_seconds: self.call_seconds.get_or_create_owned(&labels),
@@ -112,6 +116,8 @@ pub struct ConsumerMetrics {
     pub events: Counter,
     /// Events that the filter left out.
     pub skipped: Counter,
+    /// Events that it emitted.
+    pub emitted: Counter,
     /// Attempts after the first.
     pub retries: Counter,
     /// Components that were swapped in.

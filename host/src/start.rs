@@ -3,9 +3,10 @@
 use futures_util::StreamExt as _;
 
 use crate::{
-    config::Start,
+    clock::Clock,
+    config::start::Start,
     error::{Error, Result},
-    event::{Cursor, Event},
+    event::{Cursor, Event, Timestamp},
     source::{Source, Until},
 };
 
@@ -14,18 +15,26 @@ pub async fn resolve(start: &Start, source: &dyn Source) -> Result<Cursor> {
     match start {
         Start::Earliest => Ok(Cursor::START),
         Start::Latest => source.head().await,
-        Start::After(events) => nth(source, *events).await,
+        Start::AfterEarliest(events) => nth(source, *events).await,
         Start::BeforeHead(events) => {
             let all = source.lag(&Cursor::START, u64::MAX).await?.events;
             nth(source, all.saturating_sub(*events)).await
         }
-        Start::At(time) => before(source, |event| event.timestamp >= *time).await.map(|(cursor, _)| cursor),
-        Start::AfterEvent(id) => match before(source, |event| event.id == *id).await? {
+        Start::At(time) => since(source, *time).await,
+        Start::Ago(ago) => {
+            let micros = i64::try_from(ago.as_micros()).unwrap_or(i64::MAX);
+            since(source, Timestamp(Clock::System.now().0.saturating_sub(micros))).await
+        }
+        Start::After(id) => match before(source, |event| event.id == *id).await? {
             (_, Some(event)) => Ok(event.cursor),
             (_, None) => Err(Error::not_found(format!("the stream has no event {id}"))
                 .help("look at its ids with `tendon event list STREAM`")),
         },
     }
+}
+
+async fn since(source: &dyn Source, time: Timestamp) -> Result<Cursor> {
+    before(source, |event| event.timestamp >= time).await.map(|(cursor, _)| cursor)
 }
 
 /// The place before the first event that is wanted, with that event; the head where there is none.

@@ -80,8 +80,8 @@ impl Supervised {
         let (adopted_end, adopted) = watch::channel(Epoch(0));
         let (standing_end, standing) = watch::channel(Standing::Running);
         let poke = Arc::new(Notify::new());
-        let shard = shard(Ends { version: version_end, stop: stop_end, adopted: adopted_end });
-        let task = tokio::spawn(supervise(shard, poke.clone(), standing_end));
+        let shard = shard(Ends { version: version_end, stop: stop_end, adopted: adopted_end, poke: poke.clone() });
+        let task = tokio::spawn(supervise(shard, standing_end));
         Self { version, stop, poke, standing, adopted, task }
     }
 
@@ -104,7 +104,7 @@ impl Supervised {
         tokio::time::timeout(most, adopted.wait_for(|adopted| *adopted >= epoch)).await.is_ok()
     }
 
-    /// Lets a shard that stands look at its row again.
+    /// Lets the shard look at its row again, whether it runs or stands.
     pub fn poke(&self) {
         self.poke.notify_one();
     }
@@ -133,13 +133,15 @@ impl Drop for Supervised {
 pub struct Ends {
     /// The version that it is to run.
     pub version: watch::Receiver<Arc<Version>>,
+    /// Makes it look at its row again.
+    pub poke: Arc<Notify>,
     /// Whether it is to stop.
     pub stop: watch::Receiver<bool>,
     /// The deployment that it has taken over.
     pub adopted: watch::Sender<Epoch>,
 }
 
-async fn supervise(mut shard: Shard, poke: Arc<Notify>, standing: watch::Sender<Standing>) {
+async fn supervise(mut shard: Shard, standing: watch::Sender<Standing>) {
     let mut stalls = 0;
     loop {
         let end = match AssertUnwindSafe(consumer::run(&mut shard)).catch_unwind().await {
@@ -159,8 +161,9 @@ async fn supervise(mut shard: Shard, poke: Arc<Notify>, standing: watch::Sender<
             return;
         }
         tokio::select! {
+            biased;
             _ = shard.stop.wait_for(|stop| *stop) => {}
-            () = poke.notified() => {}
+            () = shard.poke.notified() => {}
             changed = shard.version.changed() => if changed.is_ok() { shard.version.mark_changed() },
             () = sleep(policy::backoff(&STALL, stalls, fastrand::f64())), if is_stalled => {}
         }

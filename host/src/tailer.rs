@@ -307,6 +307,7 @@ async fn read(shared: Arc<Shared>) {
             continue;
         }
         let chunk = tokio::select! {
+            biased;
             chunk = next_chunk(&shared, &mut open, jumps, end) => chunk,
             // Nothing is lost when this is only more demand: the next turn asks the same stream again.
             () = shared.wanted.notified() => continue,

@@ -13,7 +13,7 @@ use notify_debouncer_mini::{Debouncer, new_debouncer, notify};
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
-    config::Config,
+    config::{self, Components, Problem},
     host::Host,
     notice::Notice,
     tenant::ConsumerId,
@@ -60,8 +60,8 @@ pub async fn follow(host: Arc<Host>, config: PathBuf, debounce: Duration, tell: 
 
 async fn take_config(host: &Host, path: &Path) -> Vec<Notice> {
     let refused = |problems: String| vec![Notice::ConfigRefused { problems }];
-    match Config::load(path) {
-        Err(errors) => refused(errors.to_string()),
+    match config::read(path, Components::MustExist) {
+        Err(error) => refused(Problem::of(&error).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
         Ok(config) => match host.reconfigure(config).await {
             Ok(notices) => notices,
             Err(error) => refused(error.chain()),
@@ -79,9 +79,9 @@ struct Files {
 impl Files {
     async fn look(host: &Host, config: &Path) -> Self {
         let catalog = host.catalog().await;
-        let components = catalog.config.consumers.into_iter().map(|(id, consumer)| {
+        let components = catalog.config.consumers.into_values().map(|consumer| {
             let stamp = stamp(&consumer.component);
-            (id, (consumer.component, stamp))
+            (consumer.id, (consumer.component, stamp))
         });
         Self { config: stamp(config), config_path: config.to_owned(), components: components.collect() }
     }

@@ -28,6 +28,8 @@ pub enum Guest {
     Hostile,
     /// Many events a call; without `init`.
     Batch,
+    /// What the proofs measure; with `init`.
+    Bench,
 }
 
 impl Guest {
@@ -35,6 +37,7 @@ impl Guest {
         match self {
             Self::Hostile => "hostile",
             Self::Batch => "batch",
+            Self::Bench => "bench",
         }
     }
 

@@ -184,6 +184,7 @@ async fn host_life(number: u32, store: Arc<dyn Store>, source: Arc<dyn Source>, 
             metrics: ConsumerMetrics::unregistered(&shard_id().consumer),
             adopted: watch::Sender::new(Epoch(0)),
             version,
+            poke: Arc::default(),
             stop,
         };
         let life = Duration::from_millis(fastrand::u64(1..4_000));
@@ -309,7 +310,9 @@ impl Store for FaultyStore {
             }
         }
         let answers = self.inner.commit(&commits).await;
-        if self.faults.strike(&format!("{commits:?}"), 20).await { fail(Kind::Ambiguous) } else { answers }
+        let what = |commit: &Commit| (commit.r#move.clone(), commit.changes.writes.len(), commit.changes.emits.clone());
+        let call = format!("{:?}", commits.iter().map(what).collect::<Vec<_>>());
+        if self.faults.strike(&call, 20).await { fail(Kind::Ambiguous) } else { answers }
     }
 
     async fn positions(&self) -> Result<Vec<Position>> {

@@ -52,10 +52,6 @@ pub(super) struct Entries {
     of: Option<String>,
 }
 
-pub(super) fn unknown(consumer: &ConsumerId) -> Error {
-    Error::not_found(format!("there is no consumer `{}`", consumer.name)).help("list them with `tendon consumer list`")
-}
-
 fn id(tenant: TenantId, name: &str) -> Result<ConsumerId> {
     Ok(ConsumerId { tenant, name: name.parse()? })
 }
@@ -108,7 +104,7 @@ pub(super) async fn state(
 ) -> Result<Json<Vec<EntryView>>, Failure> {
     let id = id(query.tenant, &name)?;
     let catalog = api.catalog().await;
-    let config = catalog.config.consumers.get(&id).ok_or_else(|| unknown(&id))?;
+    let config = catalog.config.consumer(&id)?;
     let part = match (config.state, query.of) {
         (StateScope::Consumer, _) => String::new(),
         (StateScope::Key, Some(foreign_id)) => foreign_id,

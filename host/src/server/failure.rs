@@ -31,6 +31,6 @@ impl IntoResponse for Failure {
             Kind::Unavailable | Kind::Ambiguous => StatusCode::SERVICE_UNAVAILABLE,
             Kind::Corrupt => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        (status, Json(Problem::of(&self.0))).into_response()
+        (status, Json(Problem::of(&self.0).into_iter().next())).into_response()
     }
 }

@@ -11,12 +11,12 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::{
-    changes::{Changes, Emit},
+    changes::Changes,
     error::{Error, Result},
-    event::{Cursor, Event, EventId, Timestamp},
+    event::{Cursor, Event, EventId, EventKey, Timestamp},
     event_file,
     host::Catalog,
     source::{Chunks, Until},
@@ -26,9 +26,8 @@ use crate::{
 
 use super::{
     Api,
-    consumers::Tenant,
     failure::Failure,
-    views::{self, EventView, StreamView},
+    views::{self, Appended, EventView, StreamView},
 };
 
 /// Events that one answer holds when nobody asks for another number.
@@ -50,15 +49,6 @@ pub(super) struct Events {
     limit: Option<usize>,
 }
 
-/// What an append did.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Appended {
-    /// Events that were new.
-    pub appended: u64,
-    /// Events that were there already.
-    pub skipped: u64,
-}
-
 impl Events {
     fn wants(&self, event: &Event) -> bool {
         self.r#type.is_none_or(|r#type| event.r#type == r#type)
@@ -66,6 +56,11 @@ impl Events {
             && self.since.is_none_or(|since| event.timestamp >= since)
             && self.id.as_ref().is_none_or(|id| event.id == *id)
     }
+}
+
+/// What nobody has drawn before.
+fn random() -> [u8; 16] {
+    fastrand::u128(..).to_le_bytes()
 }
 
 fn id(tenant: TenantId, name: &str) -> Result<StreamId> {
@@ -79,9 +74,9 @@ async fn open(catalog: &Catalog, stream: &StreamId, after: Cursor, until: Until)
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<StreamView>>, Failure> {
     let catalog = api.catalog().await;
     let mut views = Vec::new();
-    for (stream, config) in &catalog.config.streams {
-        let source = catalog.database_of(stream)?.source(stream).await?;
-        views.push(views::stream(stream, config.store.as_str(), &*source).await?);
+    for stream in catalog.config.streams.values() {
+        let source = catalog.database(&stream.store)?.source(&stream.id).await?;
+        views.push(views::stream(&stream.id, stream.store.as_str(), &*source).await?);
     }
     Ok(Json(views))
 }
@@ -133,22 +128,34 @@ fn lines(chunks: Chunks, query: Events) -> impl Stream<Item = Result<Bytes, Infa
     })
 }
 
-/// Appends the lines of a body as one transaction; those that are in the stream already are left out.
+/// How events are appended.
+#[derive(Deserialize)]
+pub(super) struct Append {
+    #[serde(default)]
+    tenant: TenantId,
+    /// Whether lines that were appended before, in the same number, are left out.
+    #[serde(default)]
+    once: bool,
+}
+
+/// Appends the lines of a body as one transaction.
 pub(super) async fn append(
     State(api): State<Api>,
     Path(name): Path<String>,
-    Query(query): Query<Tenant>,
+    Query(query): Query<Append>,
     body: Bytes,
 ) -> Result<Json<Appended>, Failure> {
     let host = api.host()?;
     let stream = id(query.tenant, &name)?;
     let catalog = api.catalog().await;
-    let config = catalog.config.streams.get(&stream);
-    let config = config.ok_or_else(|| Error::not_found(format!("there is no stream `{name}`")))?;
-    let emits: Vec<Emit> = event_file::read("the request", &body[..], &stream)?;
+    let store = &catalog.config.stream(&stream)?.store;
+    let mut emits = event_file::read("the request", &body[..], &stream)?;
+    if !query.once {
+        emits.iter_mut().for_each(|emit| emit.key = EventKey::new(emit.event.timestamp, &[&random()]));
+    }
     let lines = emits.len() as u64;
     let changes = Changes { emits, ..Changes::default() };
     let commit = Commit { changes, duplicates: Duplicates::Skip, ..Commit::default() };
-    let appended = host.commit(&config.store, commit).await?.appended;
+    let appended = host.commit(store, commit).await?.appended;
     Ok(Json(Appended { appended, skipped: lines - appended }))
 }

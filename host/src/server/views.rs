@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Clock,
     deployment::{Deployment, Spec},
-    error::Result,
+    error::{Error, Result},
     event::{Cursor, Event, Timestamp},
     host::Catalog,
     metrics::ConsumerLabels,
@@ -120,6 +120,15 @@ pub struct EventView {
     pub headers: BTreeMap<String, String>,
 }
 
+/// What an append did.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Appended {
+    /// Events that were new.
+    pub appended: u64,
+    /// Events that were there already.
+    pub skipped: u64,
+}
+
 /// An entry of a consumer's state.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EntryView {
@@ -159,7 +168,7 @@ pub fn base64(bytes: &Bytes) -> String {
 }
 
 /// All consumers of the config, in the order of their ids.
-pub(super) async fn consumers(api: &Api) -> Result<Vec<ConsumerView>> {
+pub async fn consumers(api: &Api) -> Result<Vec<ConsumerView>> {
     let catalog = api.catalog().await;
     let standings = match api {
         Api::Live(host) => host.standings().await,
@@ -167,7 +176,8 @@ pub(super) async fn consumers(api: &Api) -> Result<Vec<ConsumerView>> {
     };
     let rows = Rows::read(&catalog).await?;
     let mut views = Vec::new();
-    for (id, config) in &catalog.config.consumers {
+    for config in catalog.config.consumers.values() {
+        let id = &config.id;
         let position = rows.positions.get(id);
         let lag = match (position, rows.heads.get(&config.stream)) {
             (Some(position), Some(head)) if position.cursor == *head => Lag::default(),
@@ -186,9 +196,10 @@ pub(super) async fn consumers(api: &Api) -> Result<Vec<ConsumerView>> {
 pub(super) async fn consumer(api: &Api, id: &ConsumerId) -> Result<ConsumerDetail> {
     let all = consumers(api).await?;
     let is_it = |view: &ConsumerView| view.name == id.name.as_str() && view.tenant == id.tenant.0.as_str();
-    let summary = all.into_iter().find(is_it).ok_or_else(|| super::consumers::unknown(id))?;
     let catalog = api.catalog().await;
-    let config = catalog.config.consumers.get(id).ok_or_else(|| super::consumers::unknown(id))?;
+    let config = catalog.config.consumer(id)?;
+    let summary = all.into_iter().find(is_it);
+    let summary = summary.ok_or_else(|| Error::not_found(format!("consumer `{}` is gone", id.name)))?;
     let store = catalog.database(&config.store)?.store();
     let deployment = store.deployments().await?.into_iter().find(|deployment| deployment.consumer == *id);
     let shard = crate::tenant::ShardId { consumer: id.clone(), index: 0 };
@@ -212,9 +223,9 @@ impl Rows {
             let deployments = database.store().deployments().await?;
             rows.deployments.extend(deployments.into_iter().map(|row| (row.consumer.clone(), row)));
         }
-        for stream in catalog.config.streams.keys() {
-            let head = catalog.database_of(stream)?.source(stream).await?.head().await?;
-            rows.heads.insert(stream.clone(), head);
+        for stream in catalog.config.streams.values() {
+            let head = catalog.database(&stream.store)?.source(&stream.id).await?.head().await?;
+            rows.heads.insert(stream.id.clone(), head);
         }
         Ok(rows)
     }
@@ -288,7 +299,7 @@ impl ConsumerView {
 }
 
 /// A stream's line.
-pub(super) async fn stream(id: &StreamId, store: &str, source: &dyn Source) -> Result<StreamView> {
+pub async fn stream(id: &StreamId, store: &str, source: &dyn Source) -> Result<StreamView> {
     Ok(StreamView {
         tenant: id.tenant.to_string(),
         name: id.name.to_string(),

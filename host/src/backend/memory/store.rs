@@ -1,0 +1,195 @@
+//! A database in memory as a store.
+
+use std::collections::HashSet;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Memory, Tables, no_stream};
+use crate::{
+    backend::{self, cursor_at},
+    changes::{Emit, StateKey},
+    deployment::Deployment,
+    error::{Error, Kind, Result},
+    event::{Event, EventId},
+    store::{
+        Commit, Committed, Digest, Duplicates, Epoch, Fence, Key, Owner, Position, Revision, Scope, Store, Swap,
+    },
+    tenant::ShardId,
+};
+
+#[async_trait]
+impl Store for Memory {
+    async fn claim(&self, shard: &ShardId, _owner: &Owner) -> Result<Position> {
+        let mut tables = self.tables.lock().await;
+        self.failpoints.hit("memory claim")?;
+        let fence = Fence(tables.draw());
+        let fresh = || Position::start(shard.clone(), fence);
+        let position = tables.positions.entry(shard.clone()).or_insert_with(fresh);
+        position.fence = fence;
+        let position = position.clone();
+        self.failpoints.hit("memory claim answer")?;
+        Ok(position)
+    }
+
+    async fn load(&self, shard: &ShardId) -> Result<Position> {
+        let tables = self.tables.lock().await;
+        tables.positions.get(shard).cloned().ok_or_else(|| Error::not_found(format!("nobody ever ran shard {shard}")))
+    }
+
+    async fn get(&self, scope: &Scope, keys: &[Key]) -> Result<Vec<Option<Bytes>>> {
+        let tables = self.tables.lock().await;
+        let value = |key: &Key| tables.state.get(&row(scope, key)).cloned();
+        Ok(keys.iter().map(value).collect())
+    }
+
+    async fn scan(&self, scope: &Scope, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(Key, Bytes)>> {
+        let tables = self.tables.lock().await;
+        let from = row(scope, after.unwrap_or_default().max(prefix));
+        let in_scope = |consumer: &_, key: &StateKey| *consumer == scope.consumer && key.part == scope.part;
+        let rows = tables.state.range(from..).map_while(|((consumer, key), value)| {
+            (in_scope(consumer, key) && key.key.starts_with(prefix)).then(|| (key.key.clone(), value.clone()))
+        });
+        Ok(rows.filter(|(key, _)| after.is_none_or(|after| **key > *after)).take(limit as usize).collect())
+    }
+
+    async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
+        let mut tables = self.tables.lock().await;
+        let mut shards = HashSet::new();
+        let mut answers = Vec::new();
+        for commit in commits {
+            let again = commit.r#move.as_ref().is_some_and(|r#move| !shards.insert(&r#move.from.shard));
+            answers.push(if again { Err(backend::twice(commit)) } else { self.write(&mut tables, commit) });
+        }
+        answers
+    }
+
+    async fn positions(&self) -> Result<Vec<Position>> {
+        Ok(self.tables.lock().await.positions.values().cloned().collect())
+    }
+
+    async fn deployments(&self) -> Result<Vec<Deployment>> {
+        Ok(self.tables.lock().await.deployments.values().filter_map(|rows| rows.last().cloned()).collect())
+    }
+
+    async fn component(&self, digest: &Digest) -> Result<Bytes> {
+        let tables = self.tables.lock().await;
+        tables.components.get(digest).cloned().ok_or_else(|| Error::not_found(format!("there is no component {digest}")))
+    }
+
+    async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {
+        Ok(self.tables.lock().await.history.get(shard).cloned().unwrap_or_default())
+    }
+}
+
+impl Memory {
+    /// Looks at everything that can refuse the commit, then writes it: nothing can fail in between.
+    fn write(&self, tables: &mut Tables, commit: &Commit) -> Result<Committed> {
+        self.failpoints.hit("memory position")?;
+        backend::check(commit)?;
+        if let Some(r#move) = &commit.r#move {
+            let found = tables.positions.get(&r#move.from.shard);
+            let stands = |row: &&Position| {
+                (row.fence, row.revision, row.epoch) == (r#move.from.fence, r#move.from.revision, r#move.from.epoch)
+            };
+            found.filter(stands).ok_or_else(|| backend::fenced(r#move, found))?;
+        }
+        self.failpoints.hit("memory events")?;
+        let emits = tables.wanted(commit)?;
+        self.failpoints.hit("memory commit")?;
+        let epoch = tables.activate(commit);
+        let position = tables.advance(commit, epoch);
+        tables.apply(commit);
+        let appended = emits.len() as u64;
+        emits.into_iter().for_each(|emit| tables.append(emit));
+        self.failpoints.hit("memory answer").map_err(|error| {
+            Error::new(Kind::Ambiguous, format!("{}: the answer was lost", backend::label(commit))).because(error)
+        })?;
+        Ok(Committed { position, appended, epoch })
+    }
+}
+
+impl Tables {
+    /// The events that are to be appended.
+    fn wanted<'a>(&self, commit: &'a Commit) -> Result<Vec<&'a Emit>> {
+        let mut keys = HashSet::new();
+        let mut wanted = Vec::new();
+        for emit in &commit.changes.emits {
+            if !self.streams.contains_key(&emit.stream) {
+                return Err(no_stream(&emit.stream));
+            }
+            let fresh = keys.insert(emit.key) && !self.event_keys.contains(&emit.key);
+            match (fresh, commit.duplicates) {
+                (true, _) => wanted.push(emit),
+                (false, Duplicates::Skip) => {}
+                (false, Duplicates::Refuse) => {
+                    let (label, key) = (backend::label(commit), emit.key.0);
+                    return Err(Error::corrupt(format!("{label}: event key {key} is in the store already")));
+                }
+            }
+        }
+        Ok(wanted)
+    }
+
+    fn activate(&mut self, commit: &Commit) -> Option<Epoch> {
+        let (deployment, component) = commit.deployment.as_ref()?;
+        let epoch = Epoch(self.draw());
+        let row = Deployment { epoch, ..deployment.clone() };
+        self.components.entry(row.digest).or_insert_with(|| component.clone());
+        self.deployments.entry(row.consumer.clone()).or_default().push(row);
+        Some(epoch)
+    }
+
+    fn advance(&mut self, commit: &Commit, epoch: Option<Epoch>) -> Option<Position> {
+        let r#move = commit.r#move.as_ref()?;
+        let (from, to) = (&r#move.from, &r#move.to);
+        let fence = if r#move.takes_fence { Fence(self.draw()) } else { from.fence };
+        let position = Position {
+            shard: from.shard.clone(),
+            revision: Revision(from.revision.0 + 1),
+            fence,
+            incarnation: from.incarnation,
+            epoch: epoch.unwrap_or(to.epoch),
+            ..to.clone()
+        };
+        if let Some(digest) = to.digest.filter(|digest| from.digest != Some(*digest)) {
+            let Position { revision, epoch, updated_at: at, .. } = position;
+            self.history.entry(from.shard.clone()).or_default().push(Swap { revision, digest, epoch, at });
+        }
+        self.positions.insert(from.shard.clone(), position.clone());
+        Some(position)
+    }
+
+    fn apply(&mut self, commit: &Commit) {
+        let Some(consumer) = &commit.changes.consumer else { return };
+        for (key, value) in &commit.changes.writes {
+            let row = (consumer.clone(), key.clone());
+            match value {
+                Some(value) => drop(self.state.insert(row, value.clone())),
+                None => drop(self.state.remove(&row)),
+            }
+        }
+    }
+
+    fn append(&mut self, emit: &Emit) {
+        self.event_keys.insert(emit.key);
+        let Some(log) = self.streams.get_mut(&emit.stream) else { return };
+        let cursor = cursor_at(i64::try_from(log.events.len()).unwrap_or(i64::MAX).saturating_add(1));
+        let id = EventId(std::str::from_utf8(&cursor.0).unwrap_or_default().into());
+        let event = emit.event.clone();
+        log.events.push(Event {
+            id,
+            cursor,
+            r#type: event.r#type,
+            foreign_id: event.foreign_id,
+            timestamp: event.timestamp,
+            metadata: event.metadata,
+            headers: event.headers,
+        });
+        log.appended.notify_waiters();
+    }
+}
+
+fn row(scope: &Scope, key: &str) -> (crate::tenant::ConsumerId, StateKey) {
+    (scope.consumer.clone(), StateKey { part: scope.part.clone(), key: key.into() })
+}

@@ -1,0 +1,218 @@
+//! The databases. Each backend knows events, errors and the two ports, and nothing else of this library; their folders
+//! have the same file names.
+
+pub mod failpoint;
+pub mod memory;
+pub mod sqlite;
+
+use std::{cmp::Ordering, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    error::{Error, Result},
+    event::Cursor,
+    source::Source,
+    store::{Commit, Move, Position, Store},
+    tenant::StreamId,
+};
+
+pub use self::failpoint::Failpoints;
+use self::{memory::Memory, sqlite::Sqlite};
+
+/// Events that one chunk holds at the most.
+pub const CHUNK_EVENTS_MAX: usize = 256;
+/// Bytes that one chunk holds at the most, one event of any size apart.
+pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What a commit survives once it was answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// A crash of the machine: every commit waits for the disk.
+    #[default]
+    Full,
+    /// A crash of the process. One of the machine may lose the newest commits, each of them as a whole.
+    Relaxed,
+}
+
+/// How a database is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// What a commit survives.
+    pub durability: Durability,
+    /// Whether nothing may be written; the database must exist.
+    pub read_only: bool,
+}
+
+/// A database that holds streams and is a store. Clones are the same database.
+#[derive(Clone)]
+pub enum Database {
+    /// In this process's memory; it ends with its last clone.
+    Memory(Memory),
+    /// A SQLite file.
+    Sqlite(Sqlite),
+}
+
+impl Database {
+    /// Opens the database of a URL, and brings its schema to this version: `memory:` or `sqlite://path/to.db`.
+    pub async fn open(url: &str, options: Options) -> Result<Self> {
+        if url == "memory:" {
+            return Ok(Self::Memory(Memory::default()));
+        }
+        match url.strip_prefix("sqlite://") {
+            Some(path) if !path.is_empty() => Ok(Self::Sqlite(Sqlite::open(path.as_ref(), options).await?)),
+            _ => Err(Error::invalid(format!("`{url}` is not the URL of a database"))
+                .help("the databases known here are `memory:` and `sqlite://path/to.db`")),
+        }
+    }
+
+    /// The database as a store.
+    pub fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Memory(memory) => Arc::new(memory.clone()),
+            Self::Sqlite(sqlite) => Arc::new(sqlite.clone()),
+        }
+    }
+
+    /// Makes a stream, unless it is there already.
+    pub async fn create_stream(&self, stream: &StreamId) -> Result<()> {
+        match self {
+            Self::Memory(memory) => memory.create_stream(stream).await,
+            Self::Sqlite(sqlite) => sqlite.create_stream(stream).await,
+        }
+    }
+
+    /// A stream as a source; `NotFound` where nobody made it.
+    pub async fn source(&self, stream: &StreamId) -> Result<Arc<dyn Source>> {
+        match self {
+            Self::Memory(memory) => Ok(Arc::new(memory.source(stream).await?)),
+            Self::Sqlite(sqlite) => Ok(Arc::new(sqlite.source(stream).await?)),
+        }
+    }
+
+    /// All streams, in the order of their ids.
+    pub async fn streams(&self) -> Result<Vec<StreamId>> {
+        match self {
+            Self::Memory(memory) => memory.streams().await,
+            Self::Sqlite(sqlite) => sqlite.streams().await,
+        }
+    }
+
+    /// The places between its statements where a test can make it fail.
+    pub fn failpoints(&self) -> &Failpoints {
+        match self {
+            Self::Memory(memory) => memory.failpoints(),
+            Self::Sqlite(sqlite) => sqlite.failpoints(),
+        }
+    }
+
+    /// Ends its connections, once what they do is done. Readings that still wait get an error.
+    pub async fn close(&self) {
+        match self {
+            Self::Memory(_) => {}
+            Self::Sqlite(sqlite) => sqlite.close().await,
+        }
+    }
+}
+
+/// The cursor after the event of this number; numbers count from 1.
+fn cursor_at(number: i64) -> Cursor {
+    if number == 0 { Cursor::START } else { Cursor(Bytes::from(number.to_string())) }
+}
+
+/// The number of the last event before a cursor; 0 is the start.
+fn number_of(cursor: &Cursor, stream: &StreamId) -> Result<i64> {
+    if cursor.is_start() {
+        return Ok(0);
+    }
+    let text = std::str::from_utf8(&cursor.0).unwrap_or_default();
+    let number = text.parse().ok().filter(|number: &i64| *number > 0 && number.to_string() == text);
+    number.ok_or_else(|| {
+        Error::invalid(format!("cursor {cursor} is not one of stream {stream}"))
+            .help("its cursors are the decimal ids of its events")
+    })
+}
+
+/// The order of decimal numbers without leading zeros, the empty text first.
+fn compare_numbers(a: &Cursor, b: &Cursor) -> Ordering {
+    a.0.len().cmp(&b.0.len()).then_with(|| a.0.cmp(&b.0))
+}
+
+/// Why a move's compare failed.
+fn fenced(r#move: &Move, found: Option<&Position>) -> Error {
+    let Move { from, .. } = r#move;
+    let Some(found) = found else {
+        return Error::fenced(format!(
+            "commit {}: expected revision {} and fence {}, found no row: the consumer was removed",
+            from.shard, from.revision.0, from.fence.0
+        ));
+    };
+    if found.epoch != from.epoch && found.fence == from.fence && found.revision == from.revision {
+        return Error::fenced(format!(
+            "commit {}: expected epoch {}, found {}: another deployment was activated",
+            from.shard, from.epoch.0, found.epoch.0
+        ));
+    }
+    Error::fenced(format!(
+        "commit {}: expected revision {} and fence {}, found {} and {}: another host owns it",
+        from.shard, from.revision.0, from.fence.0, found.revision.0, found.fence.0
+    ))
+}
+
+/// What no backend can write, whatever is in it.
+fn check(commit: &Commit) -> Result<()> {
+    if commit.changes.consumer.is_none() && !commit.changes.writes.is_empty() {
+        return Err(Error::invalid(format!("{}: state without the consumer whose it is", label(commit))));
+    }
+    Ok(())
+}
+
+/// A commit as errors name it.
+fn label(commit: &Commit) -> String {
+    match (&commit.r#move, &commit.changes.consumer, &commit.deployment) {
+        (Some(r#move), ..) => format!("commit {}", r#move.from.shard),
+        (None, Some(consumer), _) => format!("commit {consumer}"),
+        (None, None, Some((deployment, _))) => format!("deploy {}", deployment.consumer),
+        (None, None, None) => "append".to_owned(),
+    }
+}
+
+/// A second commit for a shard in one call: its compare would rest on the first one's answer.
+fn twice(commit: &Commit) -> Error {
+    Error::invalid(format!("{}: the shard has two commits in one call", label(commit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream() -> StreamId {
+        StreamId { tenant: Default::default(), name: "orders".parse().unwrap() }
+    }
+
+    #[test]
+    fn only_decimal_numbers_as_we_write_them_are_cursors() {
+        assert_eq!(number_of(&Cursor::START, &stream()).unwrap(), 0);
+        assert_eq!(number_of(&cursor_at(41), &stream()).unwrap(), 41);
+        for bad in ["0", "-1", "+1", "01", " 1", "x", "9223372036854775808", "\u{ff11}"] {
+            assert!(number_of(&Cursor(bad.into()), &stream()).is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn cursors_have_the_order_of_their_numbers() {
+        let numbers = [0, 1, 2, 9, 10, 99, 100, i64::MAX];
+        for (a, b) in numbers.iter().flat_map(|a| numbers.iter().map(move |b| (a, b))) {
+            assert_eq!(compare_numbers(&cursor_at(*a), &cursor_at(*b)), a.cmp(b));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unknown_url_is_refused_with_those_that_are_known() {
+        for url in ["", "sqlite://", "sqlite:x.db", "mysql://x", "memory"] {
+            let Err(error) = Database::open(url, Options::default()).await else { panic!("{url} was taken") };
+            assert_eq!(error.kind(), crate::error::Kind::Invalid);
+            assert!(error.way_out().unwrap().contains("sqlite://path/to.db"));
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The commit: one transaction with a constant number of statements, however much it carries.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use super::{Sqlite, failure, row, table::Table, transaction::Transaction, write::Appended};
+use crate::{
+    backend,
+    changes::Emit,
+    error::{Error, Kind, Result},
+    store::{Commit, Committed, Epoch, Fence, Position, Revision},
+    tenant::{ShardId, StreamId},
+};
+
+/// Every place at which a test can make a claim or a commit crash, in the order in which a full commit passes them.
+pub const FAILPOINTS: [&str; 18] = [
+    "sqlite claim counter",
+    "sqlite claim position",
+    "sqlite claim commit",
+    "sqlite claim answer",
+    "sqlite begin",
+    "sqlite counter",
+    "sqlite position",
+    "sqlite found",
+    "sqlite state",
+    "sqlite state deletes",
+    "sqlite known keys",
+    "sqlite event keys",
+    "sqlite events",
+    "sqlite history",
+    "sqlite component",
+    "sqlite deployment",
+    "sqlite commit",
+    "sqlite answer",
+];
+
+/// The row must be as it was loaded; the rest of the parameters are what it becomes. See `row::move_json`.
+const ADVANCE: &str = "
+    UPDATE position SET
+        cursor = unhex(m.value->>6), revision = revision + 1, fence = m.value->>7, generation = m.value->>8,
+        epoch = m.value->>9, status = m.value->>10, reason = m.value->>11, attempts = m.value->>12,
+        digest = unhex(m.value->>13), last_event = unhex(m.value->>14), high_water = unhex(m.value->>15),
+        features = m.value->>16, updated_at = m.value->>17
+    FROM json_each(?1) AS m
+    WHERE tenant = m.value->>0 AND consumer = m.value->>1 AND shard = m.value->>2
+        AND fence = m.value->>3 AND revision = m.value->>4 AND epoch = m.value->>5
+    RETURNING tenant, consumer, shard";
+
+/// The rows of the moves that lost their compare.
+const FOUND: &str = "
+    SELECT position.* FROM json_each(?1) AS m JOIN position
+        ON tenant = m.value->>0 AND consumer = m.value->>1 AND shard = m.value->>2";
+
+/// One commit on its way.
+pub(super) struct Item<'a> {
+    /// What is asked for.
+    pub(super) commit: &'a Commit,
+    /// The tables of the streams that it appends to.
+    pub(super) tables: HashMap<&'a StreamId, Arc<Table>>,
+}
+
+/// A transaction that did not happen, or of which nobody knows.
+struct Failed {
+    error: Error,
+    /// Whether its commits may do better one by one.
+    try_alone: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, try_alone: true }
+    }
+}
+
+impl Sqlite {
+    /// Writes commits together. If that fails for another reason than a lost compare, each is written alone, so that
+    /// each gets its own answer.
+    pub(super) async fn write(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
+        let mut answers: Vec<Option<Result<Committed>>> = Vec::new();
+        let (mut items, mut shards) = (Vec::new(), HashSet::new());
+        for commit in commits {
+            let again = commit.r#move.as_ref().is_some_and(|r#move| !shards.insert(&r#move.from.shard));
+            let item = if again { Err(backend::twice(commit)) } else { self.prepare(commit).await };
+            match item {
+                Ok(item) => {
+                    items.push(item);
+                    answers.push(None);
+                }
+                Err(error) => answers.push(Some(Err(error))),
+            }
+        }
+        let mut written = self.write_all(&items).await.into_iter();
+        let missing = || Err(Error::corrupt("a commit was left without an answer"));
+        answers.into_iter().map(|answer| answer.or_else(|| written.next()).unwrap_or_else(missing)).collect()
+    }
+
+    async fn write_all(&self, items: &[Item<'_>]) -> Vec<Result<Committed>> {
+        if items.is_empty() {
+            return Vec::new();
+        }
+        let failed = match self.transact(items).await {
+            Ok(answers) => return answers,
+            Err(failed) => failed,
+        };
+        if items.len() == 1 {
+            return vec![Err(failed.error)];
+        }
+        let mut answers = Vec::new();
+        for item in items {
+            answers.push(if failed.try_alone {
+                match self.transact(std::slice::from_ref(item)).await {
+                    Ok(mut answers) => answers.pop().unwrap_or_else(|| Ok(Committed::default())),
+                    Err(failed) => Err(failed.error),
+                }
+            } else {
+                Err(Error::new(failed.error.kind(), failed.error.chain()).help(failed.error.way_out().unwrap_or_default()))
+            });
+        }
+        answers
+    }
+
+    /// Looks the streams up that a commit appends to.
+    async fn prepare<'a>(&self, commit: &'a Commit) -> Result<Item<'a>> {
+        backend::check(commit)?;
+        let mut tables = HashMap::new();
+        for Emit { stream, .. } in &commit.changes.emits {
+            if !tables.contains_key(stream) {
+                let table = self.table(stream).await?;
+                tables.insert(stream, table.ok_or_else(|| Error::not_found(format!("there is no stream {stream}")))?);
+            }
+        }
+        Ok(Item { commit, tables })
+    }
+
+    async fn transact(&self, items: &[Item<'_>]) -> Result<Vec<Result<Committed>>, Failed> {
+        let points = &self.0.failpoints;
+        points.hit("sqlite begin")?;
+        // Who does not get the lock would not get it alone either.
+        let mut open = self.begin("commit to").await.map_err(|error| Failed { error, try_alone: false })?;
+        let mut answers = self.advance(&mut open, items).await?;
+        let standing = items.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
+        let standing: Vec<&Item<'_>> = standing.map(|(item, _)| item).collect();
+        self.write_state(&mut open, &standing).await?;
+        let Appended { counts, newest } = self.append(&mut open, &standing).await?;
+        answers.iter_mut().flatten().zip(counts).for_each(|(answer, count)| answer.appended = count);
+        self.write_history(&mut open, items, &answers).await?;
+        self.deploy(&mut open, items, &answers).await?;
+        points.hit("sqlite commit")?;
+        open.commit().await.map_err(|error| self.uncertain(items, error))?;
+        for (table, id) in newest {
+            table.announce(id);
+        }
+        points.hit("sqlite answer").map_err(|error| Failed { error: lost(items, error), try_alone: false })?;
+        Ok(answers)
+    }
+
+    /// What it means that COMMIT failed.
+    fn uncertain(&self, items: &[Item<'_>], error: sqlx::Error) -> Failed {
+        let undone = failure::is_undone(&error);
+        let error = self.failed("commit to", error);
+        if undone { error.into() } else { Failed { error: lost(items, error), try_alone: false } }
+    }
+
+    /// The next number of the store's counter after `count` were drawn: those are the ones up to it.
+    pub(super) async fn draw(&self, open: &mut Transaction<'_>, count: u64) -> Result<u64> {
+        let sql = "UPDATE counter SET value = value + ? RETURNING value";
+        let drawn = sqlx::query_scalar(sql).bind(count.cast_signed()).fetch_one(open.connection()).await;
+        let drawn: i64 = drawn.map_err(|error| self.failed("draw a number from", error))?;
+        Ok(drawn.cast_unsigned())
+    }
+
+    /// Moves the positions. First of all, so that whoever lost changes nothing.
+    async fn advance(&self, open: &mut Transaction<'_>, items: &[Item<'_>]) -> Result<Vec<Result<Committed>>> {
+        let draws: usize = items.iter().map(|item| item.draws()).sum();
+        let mut drawn = 0;
+        if draws > 0 {
+            self.0.failpoints.hit("sqlite counter")?;
+            drawn = self.draw(open, draws as u64).await? - draws as u64;
+        }
+        let mut draw = || {
+            drawn += 1;
+            drawn
+        };
+        let wanted: Vec<Committed> = items.iter().map(|item| item.answer(&mut draw)).collect();
+        let moves = || items.iter().zip(&wanted).filter_map(|(item, to)| Some((item.commit.r#move.as_ref()?, to)));
+        let rows: Result<Vec<Value>> =
+            moves().filter_map(|(r#move, to)| Some(row::move_json(r#move, to.position.as_ref()?))).collect();
+        let rows = rows?;
+        let mut won = HashSet::new();
+        let mut found = HashMap::new();
+        if !rows.is_empty() {
+            self.0.failpoints.hit("sqlite position")?;
+            let json = Value::from(rows).to_string();
+            won = self.compare(open, &json).await?;
+            if won.len() < moves().count() {
+                self.0.failpoints.hit("sqlite found")?;
+                found = self.found(open, &json).await?;
+            }
+        }
+        let answer = |(item, committed): (&Item<'_>, Committed)| match &item.commit.r#move {
+            Some(r#move) if !won.contains(&r#move.from.shard) => {
+                Err(backend::fenced(r#move, found.get(&r#move.from.shard)))
+            }
+            _ => Ok(committed),
+        };
+        Ok(items.iter().zip(wanted).map(answer).collect())
+    }
+
+    /// The shards whose rows were as expected and have moved.
+    async fn compare(&self, open: &mut Transaction<'_>, moves: &str) -> Result<HashSet<ShardId>> {
+        let won = sqlx::query(ADVANCE).bind(moves).try_map(|found| row::shard(&found)).fetch_all(open.connection()).await;
+        Ok(won.map_err(|error| self.failed("move a position in", error))?.into_iter().collect())
+    }
+
+    async fn found(&self, open: &mut Transaction<'_>, moves: &str) -> Result<HashMap<ShardId, Position>> {
+        let rows = sqlx::query(FOUND).bind(moves).try_map(|found| row::position(&found)).fetch_all(open.connection()).await;
+        let rows = rows.map_err(|error| self.failed("read", error))?;
+        Ok(rows.into_iter().map(|position| (position.shard.clone(), position)).collect())
+    }
+}
+
+impl Item<'_> {
+    /// How many numbers of the counter it needs.
+    fn draws(&self) -> usize {
+        let fence = self.commit.r#move.as_ref().is_some_and(|r#move| r#move.takes_fence);
+        usize::from(fence) + usize::from(self.commit.deployment.is_some())
+    }
+
+    /// What the answer will be if it stands, but for the count of its events.
+    fn answer(&self, mut draw: impl FnMut() -> u64) -> Committed {
+        let epoch = self.commit.deployment.as_ref().map(|_| Epoch(draw()));
+        let position = self.commit.r#move.as_ref().map(|r#move| Position {
+            shard: r#move.from.shard.clone(),
+            revision: Revision(r#move.from.revision.0 + 1),
+            fence: if r#move.takes_fence { Fence(draw()) } else { r#move.from.fence },
+            incarnation: r#move.from.incarnation,
+            epoch: epoch.unwrap_or(r#move.to.epoch),
+            ..r#move.to.clone()
+        });
+        Committed { position, appended: 0, epoch }
+    }
+}
+
+/// The error of commits that may stand or not.
+fn lost(items: &[Item<'_>], error: Error) -> Error {
+    let label = items.first().map(|item| backend::label(item.commit)).unwrap_or_default();
+    Error::new(Kind::Ambiguous, format!("{label}: the answer was lost, it may stand or not")).because(error)
+}

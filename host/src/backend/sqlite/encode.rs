@@ -1,0 +1,158 @@
+//! What a statement writes, however much it is, in two parameters: all bytes one after another, and JSON that says
+//! where each piece is. JSON itself holds no bytes that a user chose. (Measured with 250 state writes: 1.2 µs a write; a
+//! statement for each costs 9 to 13.)
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use serde_json::{Value, json};
+
+use crate::{
+    changes::{Emit, StateKey},
+    error::{Error, Result},
+    event::EventKey,
+    limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX},
+    tenant::ConsumerId,
+};
+
+/// The most bytes of one statement; SQLite's own limit is 10⁹.
+const ARENA_BYTES_MAX: usize = 900_000_000;
+/// A piece of a state's arena is one number: where it begins, and in the lower bits the lengths of key and value.
+const KEY_LENGTH_BITS: u32 = 11;
+const VALUE_LENGTH_BITS: u32 = 21;
+const _: () = assert!(STATE_KEY_BYTES_MAX < 1 << KEY_LENGTH_BITS && STATE_VALUE_BYTES_MAX < 1 << VALUE_LENGTH_BITS);
+
+/// All bytes of a statement. It begins with a byte that means nothing: SQL counts from 1, and takes an empty blob for
+/// NULL.
+pub(super) struct Arena(Vec<u8>);
+
+impl Arena {
+    pub(super) fn new() -> Self {
+        Self(vec![0])
+    }
+
+    /// Adds a piece; says where SQL finds it.
+    fn push(&mut self, bytes: &[u8]) -> usize {
+        let at = self.0.len() + 1;
+        self.0.extend_from_slice(bytes);
+        at
+    }
+
+    fn finish(self) -> Result<Vec<u8>> {
+        if self.0.len() > ARENA_BYTES_MAX {
+            let found = self.0.len();
+            return Err(Error::limit(format!("a commit holds {found} bytes, at most {ARENA_BYTES_MAX} are written at once")));
+        }
+        Ok(self.0)
+    }
+}
+
+/// A statement's two parameters.
+pub(super) struct Parameters {
+    pub(super) json: String,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Sets the values of keys.
+pub(super) const SET_STATE: &str = "
+    WITH part AS MATERIALIZED (
+        SELECT value->>0 AS tenant, value->>1 AS consumer, CAST(substr(?2, value->>2, value->>3) AS TEXT) AS part,
+            value->4 AS writes
+        FROM json_each(?1)
+    )
+    INSERT INTO state (tenant, consumer, part, key, value)
+    SELECT tenant, consumer, part, CAST(substr(?2, write.value >> 32, (write.value >> 21) & 2047) AS TEXT),
+        substr(?2, (write.value >> 32) + ((write.value >> 21) & 2047), write.value & 2097151)
+    FROM part, json_each(part.writes) AS write WHERE true
+    ON CONFLICT (tenant, consumer, part, key) DO UPDATE SET value = excluded.value";
+
+/// Deletes keys.
+pub(super) const DELETE_STATE: &str = "
+    WITH part AS MATERIALIZED (
+        SELECT value->>0 AS tenant, value->>1 AS consumer, CAST(substr(?2, value->>2, value->>3) AS TEXT) AS part,
+            value->4 AS writes
+        FROM json_each(?1)
+    )
+    DELETE FROM state WHERE (tenant, consumer, part, key) IN (
+        SELECT tenant, consumer, part, CAST(substr(?2, write.value >> 32, (write.value >> 21) & 2047) AS TEXT)
+        FROM part, json_each(part.writes) AS write
+    )";
+
+/// One key of a state, with its value or none.
+pub(super) type Write<'a> = (&'a ConsumerId, &'a StateKey, Option<&'a Bytes>);
+
+/// The parameters of `SET_STATE` and `DELETE_STATE`.
+pub(super) fn state(mut writes: Vec<Write<'_>>) -> Result<Parameters> {
+    // In the table's order, so that neighbours meet the same page, and a part is named once.
+    writes.sort_unstable_by_key(|(consumer, key, _)| (*consumer, *key));
+    let (mut arena, mut parts) = (Arena::new(), Vec::new());
+    for same in writes.chunk_by(|(a, a_key, _), (b, b_key, _)| a == b && a_key.part == b_key.part) {
+        let Some((consumer, StateKey { part, .. }, _)) = same.first() else { continue };
+        let at = arena.push(part.as_bytes());
+        let mut packed = Vec::with_capacity(same.len());
+        for (_, StateKey { key, .. }, value) in same {
+            let value = value.map_or(&[][..], |value| value);
+            packed.push(pack(&mut arena, key, value)?);
+        }
+        parts.push(json!([consumer.tenant, consumer.name, at, part.len(), packed]));
+    }
+    Ok(Parameters { json: Value::from(parts).to_string(), bytes: arena.finish()? })
+}
+
+fn pack(arena: &mut Arena, key: &ByteString, value: &[u8]) -> Result<usize> {
+    for (what, found, most) in
+        [("key", key.len(), STATE_KEY_BYTES_MAX), ("value", value.len(), STATE_VALUE_BYTES_MAX)]
+    {
+        if found > most {
+            return Err(Error::limit(format!("a state {what} has {found} bytes, at most {most} are allowed")));
+        }
+    }
+    let at = arena.push(key.as_bytes());
+    arena.push(value);
+    Ok(at << (KEY_LENGTH_BITS + VALUE_LENGTH_BITS) | key.len() << VALUE_LENGTH_BITS | value.len())
+}
+
+/// The parameters of a table's `append`.
+pub(super) fn events(emits: &[&Emit]) -> Result<Parameters> {
+    let (mut arena, mut rows) = (Arena::new(), Vec::with_capacity(emits.len()));
+    for Emit { event, .. } in emits {
+        let headers = match event.headers.as_slice() {
+            [] => Ok(String::new()),
+            headers => serde_json::to_string(headers),
+        };
+        let headers = headers.map_err(|error| Error::corrupt("headers are not JSON").because(error))?;
+        let at = arena.push(event.foreign_id.as_bytes());
+        arena.push(&event.metadata);
+        arena.push(headers.as_bytes());
+        let (foreign_bytes, metadata_bytes) = (event.foreign_id.len(), event.metadata.len());
+        rows.push(json!([event.r#type, event.timestamp.0, at, foreign_bytes, metadata_bytes, headers.len()]));
+    }
+    Ok(Parameters { json: Value::from(rows).to_string(), bytes: arena.finish()? })
+}
+
+/// Keeps the keys of events.
+pub(super) const INSERT_KEYS: &str =
+    "INSERT INTO event_key (key) SELECT substr(?2, value, 16) FROM json_each(?1)";
+
+/// The numbers of the keys that are there already, as one JSON array.
+pub(super) const KNOWN_KEYS: &str = "SELECT json_group_array(key) FROM json_each(?1) AS wanted
+    WHERE EXISTS (SELECT 1 FROM event_key WHERE event_key.key = substr(?2, wanted.value, 16))";
+
+/// The parameters of `INSERT_KEYS` and `KNOWN_KEYS`.
+pub(super) fn event_keys(keys: &[&EventKey]) -> Result<Parameters> {
+    let mut arena = Arena::new();
+    let at: Vec<usize> = keys.iter().map(|key| arena.push(key.0.as_bytes())).collect();
+    Ok(Parameters { json: Value::from(at).to_string(), bytes: arena.finish()? })
+}
+
+/// The values of keys with their numbers; a key that is not there has no row.
+pub(super) const GET_STATE: &str = "
+    SELECT wanted.key, state.value FROM json_each(?1) AS wanted JOIN state
+        ON state.tenant = ?3 AND state.consumer = ?4 AND state.part = ?5
+        AND state.key = CAST(substr(?2, wanted.value->>0, wanted.value->>1) AS TEXT)";
+
+/// The first two parameters of `GET_STATE`.
+pub(super) fn keys(keys: &[ByteString]) -> Result<Parameters> {
+    let mut arena = Arena::new();
+    let rows: Vec<Value> = keys.iter().map(|key| json!([arena.push(key.as_bytes()), key.len()])).collect();
+    Ok(Parameters { json: Value::from(rows).to_string(), bytes: arena.finish()? })
+}

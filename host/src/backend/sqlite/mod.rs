@@ -1,0 +1,188 @@
+//! SQLite: the embedded default. One connection writes, a few read, one looks for commits of other processes.
+
+mod chunk;
+mod commit;
+mod encode;
+mod failure;
+mod lock;
+mod migrate;
+mod poll;
+mod row;
+mod source;
+mod store;
+mod table;
+mod transaction;
+mod write;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use sqlx::{
+    ConnectOptions as _, Connection as _, SqliteConnection, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::task::JoinHandle;
+
+use super::{Durability, Failpoints, Options};
+use crate::{
+    error::{Error, Result},
+    tenant::StreamId,
+};
+
+use self::table::Table;
+pub use self::{
+    commit::FAILPOINTS,
+    lock::{Holder, HostLock, holder},
+    migrate::SCHEMA_VERSION,
+    source::SqliteSource,
+};
+
+/// How long a statement waits for another process's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that read.
+const READERS_MAX: u32 = 4;
+/// Prepared statements that a connection keeps: three for each stream, and some twenty.
+const STATEMENTS_MAX: usize = 512;
+
+/// A SQLite database. Clones are the same one.
+#[derive(Clone)]
+pub struct Sqlite(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    options: SqliteConnectOptions,
+    read_only: bool,
+    /// Empty while a transaction has it, and after one that was given up: closing it is what rolls back.
+    writer: tokio::sync::Mutex<Option<SqliteConnection>>,
+    readers: SqlitePool,
+    /// The streams that were named so far.
+    tables: Mutex<HashMap<StreamId, Arc<Table>>>,
+    poller: Mutex<Option<JoinHandle<()>>>,
+    failpoints: Failpoints,
+}
+
+impl Sqlite {
+    pub(super) async fn open(path: &Path, options: Options) -> Result<Self> {
+        if options.read_only && !path.exists() {
+            return Err(Error::not_found(format!("there is no database {}", path.display())));
+        }
+        let failed = |error| failure::sqlite(path, "open", error);
+        let connect = connect_options(path, options);
+        let mut first = connect.connect().await.map_err(failed)?;
+        migrate::migrate(&mut first, path, options.read_only).await?;
+        // A pool asks a connection whether it lives before it lends it: a hop for each read, and a file does not hang up.
+        let pool = SqlitePoolOptions::new().max_connections(READERS_MAX).test_before_acquire(false);
+        let readers = pool.connect_lazy_with(connect.clone().create_if_missing(false).pragma("query_only", "1"));
+        Ok(Self(Arc::new(Inner {
+            path: path.to_owned(),
+            options: connect,
+            read_only: options.read_only,
+            writer: tokio::sync::Mutex::new(Some(first)),
+            readers,
+            tables: Mutex::default(),
+            poller: Mutex::default(),
+            failpoints: Failpoints::default(),
+        })))
+    }
+
+    pub(super) fn failpoints(&self) -> &Failpoints {
+        &self.0.failpoints
+    }
+
+    pub(super) async fn create_stream(&self, stream: &StreamId) -> Result<()> {
+        if self.table(stream).await?.is_some() {
+            return Ok(());
+        }
+        let table = Table::new(stream)?;
+        let mut transaction = self.begin("make a stream in").await?;
+        let create = sqlx::query(table.create()).execute(transaction.connection()).await;
+        create.map_err(|error| self.failed("make a stream in", error))?;
+        let register = sqlx::query("INSERT INTO stream (tenant, name) VALUES (?, ?) ON CONFLICT DO NOTHING")
+            .bind(stream.tenant.0.as_str())
+            .bind(stream.name.as_str());
+        register.execute(transaction.connection()).await.map_err(|error| self.failed("make a stream in", error))?;
+        transaction.commit().await.map_err(|error| self.failed("make a stream in", error))?;
+        Ok(())
+    }
+
+    pub(super) async fn source(&self, stream: &StreamId) -> Result<SqliteSource> {
+        let table = self.table(stream).await?;
+        let table = table.ok_or_else(|| Error::not_found(format!("there is no stream {stream}")))?;
+        Ok(SqliteSource::new(self.clone(), table))
+    }
+
+    pub(super) async fn streams(&self) -> Result<Vec<StreamId>> {
+        let rows = sqlx::query_as("SELECT tenant, name FROM stream ORDER BY tenant, name").fetch_all(&self.0.readers);
+        let rows: Vec<(String, String)> = rows.await.map_err(|error| self.failed("list the streams of", error))?;
+        rows.into_iter().map(|(tenant, name)| Ok(StreamId { tenant: row::tenant(tenant)?, name: name.parse()? })).collect()
+    }
+
+    pub(super) async fn close(&self) {
+        if let Some(poller) = self.poller().take() {
+            poller.abort();
+        }
+        self.0.readers.close().await;
+        // Whoever waits at a head looks again, and finds the readers closed.
+        self.tables().values().for_each(|table| table.newest.send_modify(|_| ()));
+        if let Some(writer) = self.0.writer.lock().await.take() {
+            // What was answered is in the file already; a connection that does not end well loses nothing.
+            let _ = writer.close().await;
+        }
+    }
+
+    /// The table of a stream; none where nobody made it.
+    async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+        if let Some(table) = self.tables().get(stream) {
+            return Ok(Some(table.clone()));
+        }
+        let known = sqlx::query("SELECT 1 FROM stream WHERE tenant = ? AND name = ?")
+            .bind(stream.tenant.0.as_str())
+            .bind(stream.name.as_str());
+        let known = known.fetch_optional(&self.0.readers).await;
+        if known.map_err(|error| self.failed("look for a stream in", error))?.is_none() {
+            return Ok(None);
+        }
+        let table = Arc::new(Table::new(stream)?);
+        Ok(Some(self.tables().entry(stream.clone()).or_insert(table).clone()))
+    }
+
+    fn tables(&self) -> MutexGuard<'_, HashMap<StreamId, Arc<Table>>> {
+        self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn poller(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.0.poller.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an error of this database means.
+    fn failed(&self, doing: &str, error: sqlx::Error) -> Error {
+        failure::sqlite(&self.0.path, doing, error)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(poller) = self.poller.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            poller.abort();
+        }
+    }
+}
+
+fn connect_options(path: &Path, options: Options) -> SqliteConnectOptions {
+    let connect = SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(options.read_only)
+        .create_if_missing(!options.read_only)
+        .busy_timeout(BUSY_TIMEOUT)
+        .statement_cache_capacity(STATEMENTS_MAX)
+        .disable_statement_logging();
+    let synchronous = match options.durability {
+        Durability::Full => SqliteSynchronous::Full,
+        Durability::Relaxed => SqliteSynchronous::Normal,
+    };
+    if options.read_only { connect } else { connect.journal_mode(SqliteJournalMode::Wal).synchronous(synchronous) }
+}

@@ -1,0 +1,133 @@
+//! The database as a store: what it reads, and the claim. What it writes is in `commit.rs`.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sqlx::{AssertSqlSafe, sqlite::SqliteRow};
+
+use super::{Sqlite, encode, row};
+use crate::{
+    deployment::Deployment,
+    error::{Error, Result},
+    store::{Commit, Committed, Digest, Fence, Key, Owner, Position, Scope, Store, Swap},
+    tenant::ShardId,
+};
+
+const CLAIM: &str = "
+    INSERT INTO position (tenant, consumer, shard, cursor, revision, fence, incarnation, generation, epoch, status,
+        attempts, high_water, features, updated_at, owner)
+    VALUES (?1, ?2, ?3, x'', 0, ?4, ?4, 0, 0, 'running', 0, x'', 0, 0, ?5)
+    ON CONFLICT DO UPDATE SET fence = excluded.fence, owner = excluded.owner
+    RETURNING *";
+
+const SCAN: &str = "
+    SELECT key, value FROM state
+    WHERE tenant = ?1 AND consumer = ?2 AND part = ?3 AND key >= ?4 AND key > ?5
+        AND substr(CAST(key AS BLOB), 1, octet_length(?4)) = CAST(?4 AS BLOB)
+    ORDER BY key LIMIT ?6";
+
+const ACTIVE: &str = "
+    SELECT * FROM deployment AS d
+    WHERE epoch = (SELECT max(epoch) FROM deployment WHERE tenant = d.tenant AND consumer = d.consumer)
+    ORDER BY tenant, consumer";
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn claim(&self, shard: &ShardId, owner: &Owner) -> Result<Position> {
+        let failed = |error| self.failed("claim a shard in", error);
+        let mut transaction = self.begin("claim a shard in").await?;
+        self.0.failpoints.hit("sqlite claim counter")?;
+        let fence = Fence(self.draw(&mut transaction, 1).await?);
+        self.0.failpoints.hit("sqlite claim position")?;
+        let claim = sqlx::query(CLAIM)
+            .bind(shard.consumer.tenant.0.as_str())
+            .bind(shard.consumer.name.as_str())
+            .bind(i64::from(shard.index))
+            .bind(fence.0.cast_signed())
+            .bind(&owner.0);
+        let claimed = claim.fetch_one(transaction.connection()).await.map_err(failed)?;
+        let position = row::position(&claimed).map_err(failed)?;
+        self.0.failpoints.hit("sqlite claim commit")?;
+        transaction.commit().await.map_err(failed)?;
+        self.0.failpoints.hit("sqlite claim answer")?;
+        Ok(position)
+    }
+
+    async fn load(&self, shard: &ShardId) -> Result<Position> {
+        let found = sqlx::query("SELECT * FROM position WHERE tenant = ? AND consumer = ? AND shard = ?")
+            .bind(shard.consumer.tenant.0.as_str())
+            .bind(shard.consumer.name.as_str())
+            .bind(i64::from(shard.index));
+        let found = found.fetch_optional(&self.0.readers).await.map_err(|error| self.failed("read", error))?;
+        let found = found.ok_or_else(|| Error::not_found(format!("nobody ever ran shard {shard}")))?;
+        row::position(&found).map_err(|error| self.failed("read", error))
+    }
+
+    async fn get(&self, scope: &Scope, keys: &[Key]) -> Result<Vec<Option<Bytes>>> {
+        let parameters = encode::keys(keys)?;
+        let rows = sqlx::query_as(encode::GET_STATE)
+            .bind(parameters.json)
+            .bind(parameters.bytes)
+            .bind(scope.consumer.tenant.0.as_str())
+            .bind(scope.consumer.name.as_str())
+            .bind(&*scope.part);
+        let rows: Vec<(i64, Vec<u8>)> =
+            rows.fetch_all(&self.0.readers).await.map_err(|error| self.failed("read state from", error))?;
+        let mut values = vec![None; keys.len()];
+        for (number, value) in rows {
+            if let Some(place) = usize::try_from(number).ok().and_then(|number| values.get_mut(number)) {
+                *place = Some(value.into());
+            }
+        }
+        Ok(values)
+    }
+
+    async fn scan(&self, scope: &Scope, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(Key, Bytes)>> {
+        let sql = if after.is_some() { SCAN.to_owned() } else { SCAN.replace(" AND key > ?5", "") };
+        let rows = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(scope.consumer.tenant.0.as_str())
+            .bind(scope.consumer.name.as_str())
+            .bind(&*scope.part)
+            .bind(prefix)
+            .bind(after)
+            .bind(i64::from(limit));
+        let rows: Vec<(String, Vec<u8>)> =
+            rows.fetch_all(&self.0.readers).await.map_err(|error| self.failed("read state from", error))?;
+        Ok(rows.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+    }
+
+    async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
+        self.write(commits).await
+    }
+
+    async fn positions(&self) -> Result<Vec<Position>> {
+        let sql = "SELECT * FROM position ORDER BY tenant, consumer, shard";
+        self.rows(sqlx::query(sql).try_map(|found| row::position(&found)).fetch_all(&self.0.readers).await)
+    }
+
+    async fn deployments(&self) -> Result<Vec<Deployment>> {
+        self.rows(sqlx::query(ACTIVE).try_map(|found| row::deployment(&found)).fetch_all(&self.0.readers).await)
+    }
+
+    async fn component(&self, digest: &Digest) -> Result<Bytes> {
+        let sql = "SELECT bytes FROM component WHERE digest = ?";
+        let bytes = sqlx::query_scalar(sql).bind(digest.0.as_slice()).fetch_optional(&self.0.readers).await;
+        let bytes: Option<Vec<u8>> = bytes.map_err(|error| self.failed("read a component from", error))?;
+        bytes.map(Bytes::from).ok_or_else(|| Error::not_found(format!("there is no component {digest}")))
+    }
+
+    async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {
+        let sql = "SELECT * FROM history WHERE tenant = ? AND consumer = ? AND shard = ? ORDER BY revision";
+        let swaps = sqlx::query(sql)
+            .bind(shard.consumer.tenant.0.as_str())
+            .bind(shard.consumer.name.as_str())
+            .bind(i64::from(shard.index))
+            .try_map(|found: SqliteRow| row::swap(&found));
+        self.rows(swaps.fetch_all(&self.0.readers).await)
+    }
+}
+
+impl Sqlite {
+    fn rows<T>(&self, rows: sqlx::Result<Vec<T>>) -> Result<Vec<T>> {
+        rows.map_err(|error| self.failed("read", error))
+    }
+}

@@ -1,0 +1,219 @@
+//! What a commit writes beside the positions: state, events, history, deployments.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    Sqlite,
+    commit::Item,
+    encode::{self, Parameters},
+    table::Table,
+    transaction::Transaction,
+};
+use crate::{
+    backend,
+    changes::Emit,
+    error::{Error, Result},
+    event::EventKey,
+    store::{Commit, Committed, Duplicates},
+    tenant::StreamId,
+};
+
+const INSERT_HISTORY: &str = "
+    INSERT INTO history (tenant, consumer, shard, revision, digest, epoch, at)
+    SELECT value->>0, value->>1, value->>2, value->>3, unhex(value->>4), value->>5, value->>6 FROM json_each(?1)";
+
+const INSERT_COMPONENT: &str = "INSERT INTO component (digest, bytes) VALUES (?, ?) ON CONFLICT DO NOTHING";
+
+const INSERT_DEPLOYMENT: &str =
+    "INSERT INTO deployment (tenant, consumer, epoch, digest, spec, at) VALUES (?, ?, ?, ?, ?, ?)";
+
+/// What was appended.
+#[derive(Default)]
+pub(super) struct Appended {
+    /// How many events of each item.
+    pub(super) counts: Vec<u64>,
+    /// The newest id of each stream.
+    pub(super) newest: Vec<(Arc<Table>, i64)>,
+}
+
+/// What is to be appended.
+#[derive(Default)]
+struct Wanted<'a> {
+    counts: Vec<u64>,
+    keys: Vec<&'a EventKey>,
+    streams: HashMap<&'a StreamId, (Arc<Table>, Vec<&'a Emit>)>,
+}
+
+impl Sqlite {
+    pub(super) async fn write_state(&self, open: &mut Transaction<'_>, items: &[&Item<'_>]) -> Result<()> {
+        let (mut sets, mut deletes) = (Vec::new(), Vec::new());
+        for Commit { changes, .. } in items.iter().map(|item| item.commit) {
+            let Some(consumer) = &changes.consumer else { continue };
+            for (key, value) in &changes.writes {
+                let writes = if value.is_some() { &mut sets } else { &mut deletes };
+                writes.push((consumer, key, value.as_ref()));
+            }
+        }
+        let both =
+            [("sqlite state", encode::SET_STATE, sets), ("sqlite state deletes", encode::DELETE_STATE, deletes)];
+        for (point, sql, writes) in both {
+            if !writes.is_empty() {
+                self.0.failpoints.hit(point)?;
+                self.execute(open, sql, encode::state(writes)?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the emitted events: the keys of all, then those of each stream in their order.
+    pub(super) async fn append(&self, open: &mut Transaction<'_>, items: &[&Item<'_>]) -> Result<Appended> {
+        let known = self.known(open, items).await?;
+        let Wanted { counts, keys, streams } = wanted(items, &known);
+        if !keys.is_empty() {
+            self.0.failpoints.hit("sqlite event keys")?;
+            let Parameters { json, bytes } = encode::event_keys(&keys)?;
+            let done = sqlx::query(encode::INSERT_KEYS).bind(json).bind(bytes).execute(open.connection()).await;
+            if let Err(error) = done {
+                return Err(self.refused(open, items, &keys, error).await);
+            }
+        }
+        let mut newest = Vec::new();
+        for (table, emits) in streams.into_values() {
+            self.0.failpoints.hit("sqlite events")?;
+            let Parameters { json, bytes } = encode::events(&emits)?;
+            let done = sqlx::query(table.append()).bind(json).bind(bytes).execute(open.connection()).await;
+            newest.push((table, done.map_err(|error| self.failed("append to", error))?.last_insert_rowid()));
+        }
+        Ok(Appended { counts, newest })
+    }
+
+    /// The keys, of items that skip duplicates, that are in the store already.
+    async fn known(&self, open: &mut Transaction<'_>, items: &[&Item<'_>]) -> Result<HashSet<EventKey>> {
+        let skipping = items.iter().filter(|item| item.commit.duplicates == Duplicates::Skip);
+        let emits = skipping.flat_map(|item| &item.commit.changes.emits);
+        let keys: Vec<&EventKey> = emits.map(|emit| &emit.key).collect();
+        if keys.is_empty() {
+            return Ok(HashSet::new());
+        }
+        self.0.failpoints.hit("sqlite known keys")?;
+        self.known_of(open, &keys).await
+    }
+
+    async fn known_of(&self, open: &mut Transaction<'_>, keys: &[&EventKey]) -> Result<HashSet<EventKey>> {
+        let Parameters { json, bytes } = encode::event_keys(keys)?;
+        let known = sqlx::query_scalar(encode::KNOWN_KEYS).bind(json).bind(bytes).fetch_one(open.connection()).await;
+        let known: String = known.map_err(|error| self.failed("read", error))?;
+        let known: Vec<usize> = serde_json::from_str(&known)
+            .map_err(|error| Error::corrupt("a list of numbers from SQLite is not one").because(error))?;
+        Ok(known.into_iter().filter_map(|n| keys.get(n).map(|key| **key)).collect())
+    }
+
+    /// Why the keys were not taken.
+    async fn refused(
+        &self,
+        open: &mut Transaction<'_>,
+        items: &[&Item<'_>],
+        keys: &[&EventKey],
+        error: sqlx::Error,
+    ) -> Error {
+        if !error.as_database_error().is_some_and(|error| error.is_unique_violation()) {
+            return self.failed("append to", error);
+        }
+        let label = items.first().map(|item| backend::label(item.commit)).unwrap_or_default();
+        match self.known_of(open, keys).await.unwrap_or_default().into_iter().next() {
+            Some(key) => Error::corrupt(format!("{label}: event key {} is in the store already", key.0)),
+            None => Error::corrupt(format!("{label}: two of its events have the same key")),
+        }
+        .because(error)
+    }
+
+    /// A line for each shard whose component is another one than before.
+    pub(super) async fn write_history(
+        &self,
+        open: &mut Transaction<'_>,
+        items: &[Item<'_>],
+        answers: &[Result<Committed>],
+    ) -> Result<()> {
+        let swaps = items.iter().zip(answers).filter_map(|(item, answer)| {
+            let before = item.commit.r#move.as_ref()?.from.digest;
+            let position = answer.as_ref().ok()?.position.as_ref()?;
+            let digest = position.digest.filter(|digest| before != Some(*digest))?;
+            Some(json!([
+                position.shard.consumer.tenant,
+                position.shard.consumer.name,
+                position.shard.index,
+                position.revision.0.cast_signed(),
+                hex::encode(digest.0),
+                position.epoch.0.cast_signed(),
+                position.updated_at.0,
+            ]))
+        });
+        let swaps: Vec<Value> = swaps.collect();
+        if swaps.is_empty() {
+            return Ok(());
+        }
+        self.0.failpoints.hit("sqlite history")?;
+        let done = sqlx::query(INSERT_HISTORY).bind(Value::from(swaps).to_string()).execute(open.connection()).await;
+        done.map(drop).map_err(|error| self.failed("commit to", error))
+    }
+
+    /// Activates deployments; they are rare and big, so each has its own two statements.
+    pub(super) async fn deploy(
+        &self,
+        open: &mut Transaction<'_>,
+        items: &[Item<'_>],
+        answers: &[Result<Committed>],
+    ) -> Result<()> {
+        let failed = |error| self.failed("deploy to", error);
+        for (item, answer) in items.iter().zip(answers) {
+            let (Some((deployment, component)), Ok(Committed { epoch: Some(epoch), .. })) =
+                (&item.commit.deployment, answer)
+            else {
+                continue;
+            };
+            let spec = serde_json::to_string(&deployment.spec)
+                .map_err(|error| Error::corrupt("a spec is not JSON").because(error))?;
+            self.0.failpoints.hit("sqlite component")?;
+            let digest = deployment.digest.0.as_slice();
+            let insert = sqlx::query(INSERT_COMPONENT).bind(digest).bind(&component[..]);
+            insert.execute(open.connection()).await.map_err(failed)?;
+            self.0.failpoints.hit("sqlite deployment")?;
+            let insert = sqlx::query(INSERT_DEPLOYMENT)
+                .bind(deployment.consumer.tenant.0.as_str())
+                .bind(deployment.consumer.name.as_str())
+                .bind(epoch.0.cast_signed())
+                .bind(digest)
+                .bind(spec)
+                .bind(deployment.at.0);
+            insert.execute(open.connection()).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    async fn execute(&self, open: &mut Transaction<'_>, sql: &'static str, parameters: Parameters) -> Result<()> {
+        let done = sqlx::query(sql).bind(parameters.json).bind(parameters.bytes).execute(open.connection()).await;
+        done.map(drop).map_err(|error| self.failed("commit to", error))
+    }
+}
+
+/// Which events are appended: all, but for those that a producer repeats.
+fn wanted<'a>(items: &[&'a Item<'_>], known: &HashSet<EventKey>) -> Wanted<'a> {
+    let (mut wanted, mut seen) = (Wanted::default(), HashSet::new());
+    for item in items {
+        let skips = item.commit.duplicates == Duplicates::Skip;
+        let before = wanted.keys.len();
+        for emit in &item.commit.changes.emits {
+            let fresh = seen.insert(emit.key) && !known.contains(&emit.key);
+            let Some(table) = item.tables.get(&emit.stream).filter(|_| fresh || !skips) else { continue };
+            wanted.streams.entry(&emit.stream).or_insert_with(|| (table.clone(), Vec::new())).1.push(emit);
+            wanted.keys.push(&emit.key);
+        }
+        wanted.counts.push((wanted.keys.len() - before) as u64);
+    }
+    wanted
+}

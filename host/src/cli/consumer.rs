@@ -1,0 +1,133 @@
+//! `tendon consumer list|show|pause|resume`.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{
+    Ctx,
+    client::{Client, escape},
+    problem::Exit,
+};
+use crate::{
+    error::Result,
+    server::views::{ConsumerDetail, ConsumerView},
+};
+
+/// What about consumers.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What there is to do with consumers.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List the consumers: status, lag, component
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show everything about one: why it stands still, its spec, which components made its commits
+    Show {
+        /// The consumer
+        name: String,
+    },
+    /// Stop one where it is, until it is resumed
+    Pause {
+        /// The consumer
+        name: String,
+        /// Why, for whoever finds it paused
+        #[arg(long, value_name = "TEXT", default_value = "an operator paused it")]
+        reason: String,
+    },
+    /// Let one go on that is paused or blocked; attempts start anew
+    Resume {
+        /// The consumer
+        name: String,
+    },
+}
+
+/// Asks the host, and shows what it says.
+pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
+    let client = Client::connect(ctx).await?;
+    let tenant = || vec![("tenant", ctx.tenant().to_string())];
+    let path = |name: &str| format!("/v1/consumers/{}", escape(name));
+    match args.verb {
+        Verb::List => {
+            let all: Vec<ConsumerView> = client.get("/v1/consumers", tenant()).await?;
+            ctx.out.list(&all, &["consumer", "stream", "status", "lag", "behind", "cursor", "component"], row)?;
+        }
+        Verb::Show { name } => show(ctx, &client.get(&path(&name), tenant()).await?)?,
+        Verb::Pause { name, reason } => {
+            let body = json!({ "reason": reason }).to_string().into_bytes();
+            show(ctx, &client.post(&format!("{}/pause", path(&name)), tenant(), body).await?)?;
+        }
+        Verb::Resume { name } => {
+            show(ctx, &client.post(&format!("{}/resume", path(&name)), tenant(), Vec::new()).await?)?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn row(consumer: &ConsumerView) -> Vec<String> {
+    vec![
+        consumer.name.clone(),
+        consumer.stream.clone(),
+        consumer.status.clone(),
+        consumer.lag_events.to_string(),
+        behind(consumer.lag_seconds),
+        consumer.cursor.clone(),
+        short(consumer.digest.as_deref()),
+    ]
+}
+
+/// Seconds as people say them.
+fn behind(seconds: f64) -> String {
+    let whole = std::time::Duration::from_secs(seconds.max(0.0) as u64);
+    if seconds <= 0.0 { "-".to_owned() } else { humantime::format_duration(whole).to_string() }
+}
+
+/// The first digits of a digest.
+fn short(digest: Option<&str>) -> String {
+    let digits = digest.and_then(|digest| digest.strip_prefix("sha256:"));
+    digits.map_or("-".to_owned(), |digits| digits.chars().take(8).collect())
+}
+
+fn show(ctx: &Ctx, detail: &ConsumerDetail) -> Result<()> {
+    ctx.out.object(detail, lines)
+}
+
+fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
+    let consumer = &detail.summary;
+    let mut lines = vec![
+        ("consumer", format!("{}/{}", consumer.tenant, consumer.name)),
+        ("status", consumer.status.clone()),
+    ];
+    if let Some(reason) = &consumer.reason {
+        let event = reason.event.as_ref().map(|event| format!(" at event {event}")).unwrap_or_default();
+        lines.push(("reason", format!("{}{event}, since {}", reason.code, reason.since)));
+        lines.push(("", reason.message.clone()));
+        lines.push(("attempts", consumer.attempts.to_string()));
+    }
+    lines.extend(consumer.next_step.clone().map(|step| ("next step", step)));
+    lines.extend([
+        ("stream", consumer.stream.clone()),
+        ("cursor", consumer.cursor.clone()),
+        ("lag", format!("{} events, {}", consumer.lag_events, behind(consumer.lag_seconds))),
+        ("component", consumer.digest.clone().unwrap_or_else(|| "none has committed yet".into())),
+        ("epoch", consumer.epoch.to_string()),
+        ("revision", format!("{}, fence {}", consumer.revision, consumer.fence)),
+    ]);
+    if let Some(spec) = &detail.spec {
+        let limits = &spec.limits;
+        lines.push(("state", format!("{:?}", spec.state).to_lowercase()));
+        lines.push(("limits", format!("cpu {:?}, wall {:?}, memory {} B", limits.cpu, limits.wall, limits.memory_bytes)));
+        let granted = spec.grants_emit.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        lines.push(("may emit to", if granted.is_empty() { "nothing".into() } else { granted }));
+    }
+    for swap in &detail.history {
+        let line = format!("{} from revision {}, {}", short(Some(&swap.digest)), swap.revision, swap.at);
+        lines.push(("history", line));
+    }
+    lines
+}

@@ -1,0 +1,224 @@
+//! `tendon dev [DIR]`: build, import the sample events once, run, and reload what changes.
+
+use std::{
+    io::BufReader,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify_debouncer_mini::{new_debouncer, notify};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::{
+    Ctx, build,
+    hosting::{End, Hosting},
+    output::Format,
+    problem::{self, Exit},
+};
+use crate::{
+    changes::Changes,
+    config::{
+        self, Components, Config,
+        resolved::{Consumer, Stream},
+    },
+    deployment::StateScope,
+    error::{Error, Result},
+    event::Cursor,
+    event_file,
+    host::Host,
+    limits::SCAN_ENTRIES_MAX,
+    server::{Api, views},
+    store::{Commit, Duplicates, Key, Scope, Store},
+    tenant::{ConsumerId, TenantId},
+};
+
+/// How to develop.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The folder with tendon.toml and the consumers' sources
+    #[arg(value_name = "DIR", default_value = ".")]
+    pub folder: PathBuf,
+    /// End when every consumer is at its head; exit code 1 if one is blocked
+    #[arg(long)]
+    pub until_head: bool,
+    /// How long files must be left alone before they are looked at
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = humantime::parse_duration)]
+    pub debounce: Duration,
+    /// Run the components as they are, without building them
+    #[arg(long)]
+    pub no_build: bool,
+}
+
+/// Builds, imports, runs and reloads until it is asked to stop, or until everything is at its head.
+pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
+    super::logs::start(ctx);
+    let file = ctx.config_file(&args.folder);
+    config::read(&file, Components::MayBeMissing)?;
+    let builds = !args.no_build && args.folder.join("Cargo.toml").is_file();
+    if builds {
+        build::build(&building(&args.folder), |line| ctx.out.talk(line)).await?;
+    }
+    let config = config::read(&file, Components::MustExist)?;
+    let samples: Vec<Stream> = config.streams.values().filter(|stream| stream.sample.is_some()).cloned().collect();
+    let mut hosting = Hosting::open(free(config).await).await?;
+    for stream in &samples {
+        import(&hosting.host, stream, ctx).await?;
+    }
+    let out = ctx.out.clone();
+    hosting.start(args.debounce, move |notice| out.talk(notice)).await?;
+    if builds && !args.until_head {
+        hosting.attach(tokio::spawn(rebuild(args.folder.clone(), args.debounce, ctx.clone())));
+    }
+    ctx.out.talk(format!("running; the API is at http://{}; ctrl-c stops", hosting.api));
+    let end = hosting.wait(args.until_head).await?;
+    let summary = Summary::of(&hosting.host).await;
+    hosting.stop().await;
+    summary?.show(ctx)?;
+    match end {
+        End::Head(stuck) if !stuck.is_empty() => Ok(Exit::Failed),
+        End::Head(_) | End::Asked => Ok(Exit::Ok),
+    }
+}
+
+fn building(folder: &Path) -> build::Args {
+    build::Args { folder: folder.to_owned(), debug: false, cargo: Vec::new() }
+}
+
+/// The config with a port that is free: two projects may be developed at once, commands find each by its store.
+async fn free(mut config: Config) -> Config {
+    if tokio::net::TcpListener::bind(config.host.listen).await.is_err() {
+        config.host.listen.set_port(0);
+    }
+    config
+}
+
+/// Appends a stream's sample events, those that are there already left out.
+async fn import(host: &Host, stream: &Stream, ctx: &Ctx) -> Result<()> {
+    let Some(sample) = &stream.sample else { return Ok(()) };
+    let name = sample.display().to_string();
+    let file = std::fs::File::open(sample).map_err(|error| Error::invalid(format!("{name} cannot be read")).because(error))?;
+    let emits = event_file::read(&name, BufReader::new(file), &stream.id)?;
+    let changes = Changes { emits, ..Changes::default() };
+    let commit = Commit { changes, duplicates: Duplicates::Skip, ..Commit::default() };
+    let appended = host.commit(&stream.store, commit).await?.appended;
+    if appended > 0 {
+        ctx.out.talk(format!("imported {appended} events into {}", stream.id.name));
+    }
+    Ok(())
+}
+
+/// Builds again whenever a source changes; what comes of it is for the watcher of components to see.
+async fn rebuild(folder: PathBuf, debounce: Duration, ctx: Ctx) {
+    let (hint, mut hints) = mpsc::channel(1);
+    let is_source = |path: &Path| {
+        let ignored = ["target", ".git"].iter().any(|folder| path.iter().any(|part| part == *folder));
+        !ignored && path.extension().is_some_and(|extension| extension == "rs" || extension == "toml" || extension == "wit")
+    };
+    let mut watcher = match new_debouncer(debounce, move |events: notify_debouncer_mini::DebounceEventResult| {
+        if events.is_ok_and(|events| events.iter().any(|event| is_source(&event.path))) {
+            // A full channel means that a build is due already.
+            let _ = hint.try_send(());
+        }
+    }) {
+        Ok(watcher) => watcher,
+        Err(error) => return ctx.out.talk(format!("sources are not watched: {error}")),
+    };
+    if let Err(error) = watcher.watcher().watch(&folder, notify::RecursiveMode::Recursive) {
+        return ctx.out.talk(format!("sources are not watched: {error}"));
+    }
+    while hints.recv().await.is_some() {
+        if let Err(error) = build::build(&building(&folder), |line| ctx.out.talk(line)).await {
+            problem::report(&error, ctx.out.format, ctx.globals.color.on_stderr());
+        }
+    }
+}
+
+/// What each consumer did.
+#[derive(Serialize)]
+struct Line {
+    consumer: String,
+    stream: String,
+    status: String,
+    /// Events that this run handled.
+    handled: u64,
+    /// Events up to its cursor, those of earlier runs included.
+    consumed: u64,
+    lag: u64,
+    /// Keys of its state.
+    keys: Option<u64>,
+    /// Events that this run emitted.
+    emitted: u64,
+}
+
+/// What came of a run.
+#[derive(Serialize)]
+struct Summary {
+    consumers: Vec<Line>,
+    streams: Vec<views::StreamView>,
+}
+
+impl Summary {
+    async fn of(host: &Arc<Host>) -> Result<Self> {
+        let catalog = host.catalog().await;
+        let mut lines = Vec::new();
+        for view in views::consumers(&Api::Live(host.clone())).await? {
+            let id = ConsumerId { tenant: TenantId(view.tenant.parse()?), name: view.name.parse()? };
+            let consumer = catalog.config.consumer(&id)?;
+            let source = catalog.database_of(&consumer.stream)?.source(&consumer.stream).await?;
+            let all = source.lag(&Cursor::START, u64::MAX).await?.events;
+            let metrics = host.telemetry.metrics().of(&id);
+            lines.push(Line {
+                keys: keys(&*catalog.database(&consumer.store)?.store(), consumer).await?,
+                consumer: view.name,
+                stream: view.stream,
+                status: view.status,
+                handled: metrics.events.get(),
+                consumed: all.saturating_sub(view.lag_events),
+                lag: view.lag_events,
+                emitted: metrics.emitted.get(),
+            });
+        }
+        let mut streams = Vec::new();
+        for stream in catalog.config.streams.values() {
+            let source = catalog.database(&stream.store)?.source(&stream.id).await?;
+            streams.push(views::stream(&stream.id, stream.store.as_str(), &*source).await?);
+        }
+        Ok(Self { consumers: lines, streams })
+    }
+
+    fn show(&self, ctx: &Ctx) -> Result<()> {
+        if ctx.out.format == Format::Json {
+            return ctx.out.json(self);
+        }
+        let headers = ["consumer", "stream", "status", "this run", "consumed", "lag", "keys", "emitted"];
+        ctx.out.list(&self.consumers, &headers, |line| {
+            let keys = line.keys.map_or("-".to_owned(), |keys| keys.to_string());
+            let numbers = [line.handled, line.consumed, line.lag].map(|number| number.to_string());
+            let words = [line.consumer.clone(), line.stream.clone(), line.status.clone()];
+            words.into_iter().chain(numbers).chain([keys, line.emitted.to_string()]).collect()
+        })?;
+        ctx.out.text("\n")?;
+        ctx.out.list(&self.streams, &["stream", "events"], |stream| vec![stream.name.clone(), stream.events.to_string()])
+    }
+}
+
+/// How many keys a consumer's state has; none where every foreign id has a state of its own.
+async fn keys(store: &dyn Store, consumer: &Consumer) -> Result<Option<u64>> {
+    let part = match consumer.state {
+        StateScope::Consumer => "",
+        StateScope::Shard => "0",
+        StateScope::Key => return Ok(None),
+    };
+    let scope = Scope { consumer: consumer.id.clone(), part: part.into() };
+    let (mut count, mut after) = (0, None::<Key>);
+    loop {
+        let page = store.scan(&scope, "", after.as_deref(), SCAN_ENTRIES_MAX).await?;
+        count += page.len() as u64;
+        after = page.last().map(|(key, _)| key.clone());
+        if page.len() < SCAN_ENTRIES_MAX as usize {
+            return Ok(Some(count));
+        }
+    }
+}

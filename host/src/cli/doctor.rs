@@ -1,0 +1,213 @@
+//! `tendon doctor`: what a host and an author need, and how to get it.
+
+use std::{fs::OpenOptions, net::TcpListener, path::Path};
+
+use serde::Serialize;
+use tokio::process::Command;
+
+use super::{Ctx, build, output::Format, problem::Exit};
+use crate::{
+    config::{Components, Config, Problem, resolved::StoreUrl},
+    error::Result,
+    tenant::Name,
+};
+
+/// Mappings of memory that an instance takes, measured.
+const MAPS_PER_INSTANCE: u64 = 4;
+/// Below this a host with many consumers may run out of mappings.
+const MAPS_MIN: u64 = 65_530;
+/// Below this a host with many stores and connections may run out of files.
+const FILES_MIN: u64 = 4_096;
+
+/// There is nothing to choose.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    /// It works, but not for everything.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+struct Check {
+    check: String,
+    status: Status,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<String>,
+}
+
+impl Check {
+    fn ok(check: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { check: check.into(), status: Status::Ok, found: found.into(), fix: None }
+    }
+
+    fn fail(check: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { check: check.into(), status: Status::Fail, found: found.into(), fix: Some(fix.into()) }
+    }
+
+    fn warn(check: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { status: Status::Warn, ..Self::fail(check, found, fix) }
+    }
+}
+
+/// Looks at everything. Exit code 3 where something does not work.
+pub async fn run(_: Args, ctx: &Ctx) -> Result<Exit> {
+    let mut checks = toolchain().await;
+    checks.extend(config(ctx));
+    checks.extend(limit("memory mappings", maps(), MAPS_MIN, maps_found, "sysctl -w vm.max_map_count=1048576"));
+    checks.extend(limit("open files", open_files(), FILES_MIN, |files| files.to_string(), "ulimit -n 65536"));
+    match ctx.out.format {
+        Format::Json => ctx.out.json(&checks)?,
+        Format::Table => ctx.out.list(&checks, &["", "check", "found", "fix"], |check| {
+            let status = match check.status {
+                Status::Ok => "ok",
+                Status::Warn => "warn",
+                Status::Fail => "FAIL",
+            };
+            vec![status.to_owned(), check.check.clone(), check.found.clone(), check.fix.clone().unwrap_or_default()]
+        })?,
+    }
+    let failed = checks.iter().any(|check| check.status == Status::Fail);
+    Ok(if failed { Exit::Environment } else { Exit::Ok })
+}
+
+/// What `tendon build` needs. A host that only runs components needs none of it.
+async fn toolchain() -> Vec<Check> {
+    let mut checks = Vec::new();
+    match Command::new("cargo").arg("--version").output().await {
+        Ok(output) => checks.push(Check::ok("cargo", String::from_utf8_lossy(&output.stdout).trim())),
+        Err(error) => {
+            let fix = "to build consumers, install Rust with rustup: https://rustup.rs";
+            return vec![Check::warn("cargo", format!("it cannot be run: {error}"), fix)];
+        }
+    }
+    checks.push(match build::target_is_installed(Path::new(".")).await {
+        Ok(true) => Check::ok("wasm32-wasip2", "it is installed"),
+        Ok(false) => {
+            Check::warn("wasm32-wasip2", "it is not installed", "rustup target add wasm32-wasip2 (`tendon build` does it)")
+        }
+        Err(error) => Check::warn("wasm32-wasip2", error.chain(), error.way_out().unwrap_or_default()),
+    });
+    checks
+}
+
+/// The config, and what it names.
+fn config(ctx: &Ctx) -> Vec<Check> {
+    let file = ctx.config_file(Path::new("."));
+    let config = match crate::config::read(&file, Components::MustExist) {
+        Ok(config) => config,
+        Err(_) if ctx.globals.config.is_none() && !file.exists() => {
+            return vec![Check::warn("config", "this folder has no tendon.toml", "tendon new NAME, or --config FILE")];
+        }
+        Err(error) => {
+            let check = |problem: Problem| {
+                let line = problem.line.map_or_else(String::new, |line| format!("line {line}: "));
+                Check::fail("config", format!("{line}{}", problem.message), problem.suggestion.unwrap_or_default())
+            };
+            return Problem::of(&error).into_iter().map(check).collect();
+        }
+    };
+    let mut checks = vec![Check::ok("config", file.display().to_string())];
+    for (name, store) in &config.stores {
+        let StoreUrl::Sqlite(file) = &store.url;
+        checks.push(store_file(name, file));
+    }
+    checks.push(port(&config));
+    checks
+}
+
+/// Whether a store's file, or its folder, can be written to.
+fn store_file(name: &Name, file: &Path) -> Check {
+    let check = format!("store {name}");
+    let shown = file.display();
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    // SQLite writes files beside its own, so that the folder matters even where the file is there.
+    if let Err(error) = tempfile::NamedTempFile::new_in(folder) {
+        let fix = format!("mkdir -p {0}; its owner must be who runs tendon", folder.display());
+        return Check::fail(check, format!("{} cannot be written to: {error}", folder.display()), fix);
+    }
+    if !file.exists() {
+        return Check::ok(check, format!("{shown} will be made"));
+    }
+    match OpenOptions::new().read(true).append(true).open(file) {
+        Ok(_) => Check::ok(check, format!("{shown} can be written to")),
+        Err(error) => {
+            let fix = format!("chmod u+rw {shown}; its owner must be who runs tendon");
+            Check::fail(check, format!("{shown} cannot be opened: {error}"), fix)
+        }
+    }
+}
+
+fn port(config: &Config) -> Check {
+    let listen = config.host.listen;
+    match TcpListener::bind(listen) {
+        Ok(_) => Check::ok("API", format!("{listen} is free")),
+        Err(error) => {
+            let fix = "a running host has it, or another program: then choose another `listen` under [host]";
+            Check::warn("API", format!("{listen} cannot be had: {error}"), fix)
+        }
+    }
+}
+
+/// A limit of the system; nothing where it has no such limit.
+fn limit(check: &str, found: Option<u64>, least: u64, show: impl Fn(u64) -> String, fix: &str) -> Option<Check> {
+    let found = found?;
+    Some(if found >= least { Check::ok(check, show(found)) } else { Check::warn(check, show(found), fix) })
+}
+
+fn maps() -> Option<u64> {
+    std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok()
+}
+
+fn maps_found(maps: u64) -> String {
+    format!("{maps}: enough for some {} instances", maps / MAPS_PER_INSTANCE / 1_000 * 1_000)
+}
+
+/// How many files this process may open.
+fn open_files() -> Option<u64> {
+    open_files_of(&std::fs::read_to_string("/proc/self/limits").ok()?)
+}
+
+fn open_files_of(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(u64::MAX),
+        soft => soft.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_of_open_files_is_read() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+                      Max open files            1024                 1048576              files\n";
+        assert_eq!(open_files_of(limits), Some(1024));
+        assert_eq!(open_files_of("Max open files unlimited unlimited files"), Some(u64::MAX));
+        assert_eq!(open_files_of("what?"), None);
+    }
+
+    #[test]
+    fn a_limit_warns_below_its_least() {
+        let status = |found| limit("x", Some(found), 10, |found| found.to_string(), "y").unwrap().status;
+        assert_eq!((status(9), status(10), status(11)), (Status::Warn, Status::Ok, Status::Ok));
+        assert!(limit("x", None, 10, |found| found.to_string(), "y").is_none());
+    }
+
+    #[test]
+    fn a_store_in_a_missing_folder_fails_with_a_way_out() {
+        let check = store_file(&"main".parse().unwrap(), Path::new("/nowhere/at/all/tendon.db"));
+        assert_eq!(check.status, Status::Fail);
+        assert!(check.fix.unwrap().starts_with("mkdir -p /nowhere/at/all"));
+    }
+}

@@ -1,0 +1,33 @@
+//! `tendon stream list`.
+
+use clap::Subcommand;
+
+use super::{Ctx, client::Client, problem::Exit};
+use crate::{error::Result, server::views::StreamView};
+
+/// What about streams.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What there is to do with streams.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List the streams with their heads and how many events they hold
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+/// Asks the host, and shows what it says.
+pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
+    let Verb::List = args.verb;
+    let client = Client::connect(ctx).await?;
+    let streams: Vec<StreamView> = client.get("/v1/streams", Vec::new()).await?;
+    ctx.out.list(&streams, &["stream", "store", "head", "events"], |stream| {
+        vec![stream.name.clone(), stream.store.clone(), stream.head.clone(), stream.events.to_string()]
+    })?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,231 @@
+//! The config as an author writes it: every key optional, every duration and size a string with its unit.
+//!
+//! These types are the one list of keys. The published JSON Schema is made from them, the check for unknown keys and
+//! wrong types reads that schema, and `config show` prints them back.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::deployment::StateScope;
+
+/// Names of streams, consumers or stores, with what stands below them.
+pub type Named<T> = BTreeMap<String, T>;
+
+/// A `tendon.toml`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Root {
+    /// The process.
+    pub host: Host,
+    /// Databases that hold positions, state and streams; `main` = sqlite://tendon.db where none is given.
+    pub store: Named<Store>,
+    /// Streams that consumers read or emit to.
+    pub stream: Named<Stream>,
+    /// What handles events.
+    pub consumer: Named<Consumer>,
+}
+
+/// The process.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Host {
+    /// Address of the API and the metrics; a loopback one. Default 127.0.0.1:7070.
+    #[schemars(example = &"127.0.0.1:7070")]
+    pub listen: Option<String>,
+}
+
+/// When a commit counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// Once it is on the disk: it survives a power failure.
+    #[default]
+    Full,
+    /// Once the operating system has it: it survives a crash of the host, the last ones are lost in a power failure.
+    Relaxed,
+}
+
+/// A database.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Store {
+    /// Where: sqlite:// and a path, relative to this file. Required.
+    #[schemars(example = &"sqlite://tendon.db")]
+    pub url: Option<String>,
+    /// When a commit counts as done. Default full.
+    #[schemars(example = &"full")]
+    pub durability: Option<Durability>,
+}
+
+/// A stream.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Stream {
+    /// Whose it is. Default default.
+    #[schemars(example = &"default")]
+    pub tenant: Option<String>,
+    /// The store that holds it. Default the only store.
+    #[schemars(example = &"main")]
+    pub store: Option<String>,
+    /// A file of events, relative to this file, that `tendon dev` imports once.
+    #[schemars(example = &"events.jsonl")]
+    pub sample: Option<String>,
+}
+
+/// A consumer.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Consumer {
+    /// Whose it is. Default default.
+    #[schemars(example = &"default")]
+    pub tenant: Option<String>,
+    /// The component's file, relative to this file. Required.
+    #[schemars(example = &"billing.wasm")]
+    pub component: Option<String>,
+    /// The stream that it reads. Required.
+    #[schemars(example = &"orders")]
+    pub stream: Option<String>,
+    /// The store of its position, its state and what it emits. Default the stream's.
+    #[schemars(example = &"main")]
+    pub store: Option<String>,
+    /// Where it begins when it is deployed for the first time: earliest, latest, @TIME or @-10m, +N events after the
+    /// earliest, -N before the head, id:EVENT after that event. Default earliest.
+    #[schemars(example = &"earliest")]
+    pub start: Option<String>,
+    /// Which events it is called with; the others move its cursor.
+    pub filter: Filter,
+    /// Which state an event's handler sees; fixed when the consumer is made. Default consumer.
+    #[schemars(example = &"consumer")]
+    pub state: Option<StateScope>,
+    /// How it is divided.
+    pub shards: Shards,
+    /// When a commit is due: whichever comes first, or when no event is ready.
+    pub batch: Batch,
+    /// What happens when an event fails.
+    pub retry: Retry,
+    /// What it may use.
+    pub limits: Limits,
+    /// What it may reach. Nothing by default.
+    pub grants: Grants,
+    /// What `tendon:consumer/config` answers.
+    pub config: BTreeMap<String, String>,
+    /// Version of the state's layout; an automatic rollback stays within one. Default 1.
+    #[schemars(example = 1)]
+    pub state_version: Option<i64>,
+}
+
+/// Which events a consumer is called with.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Filter {
+    /// Only these types. Default all.
+    #[schemars(example = [1, 2])]
+    pub types: Option<Vec<i64>>,
+}
+
+/// How a consumer is divided.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Shards {
+    /// How many shards. This version runs 1. Default 1.
+    #[schemars(example = 1)]
+    pub count: Option<i64>,
+}
+
+/// When a commit is due.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Batch {
+    /// Events per commit. Default 256.
+    #[schemars(example = 256)]
+    pub max: Option<i64>,
+    /// Bytes of changes per commit. Default 4MiB.
+    #[schemars(example = &"4MiB")]
+    pub bytes: Option<String>,
+    /// The longest time from a batch's first event to its commit. Default 5ms.
+    #[schemars(example = &"5ms")]
+    pub linger: Option<String>,
+}
+
+/// What happens when attempts run out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnExhausted {
+    /// The consumer stops in front of the event until somebody helps.
+    #[default]
+    Block,
+}
+
+/// What happens when an event fails: exponential backoff.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Retry {
+    /// How often an event is tried, the first time included. Default 8.
+    #[schemars(example = 8)]
+    pub attempts: Option<i64>,
+    /// The wait after the first failure. Default 100ms.
+    #[schemars(example = &"100ms")]
+    pub base: Option<String>,
+    /// What each further wait is multiplied by; at least 1. Default 2.
+    #[schemars(example = 2)]
+    pub factor: Option<f64>,
+    /// The longest wait. Default 1m.
+    #[schemars(example = &"1m")]
+    pub cap: Option<String>,
+    /// Whether waits are shortened by a random part. Default true.
+    #[schemars(example = true)]
+    pub jitter: Option<bool>,
+    /// What happens when attempts run out. Default block.
+    #[schemars(example = &"block")]
+    pub on_exhausted: Option<OnExhausted>,
+}
+
+/// What a consumer may use. What passes a limit ends the call with a message that names it.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Limits {
+    /// Memory and tables, summed over all of an instance's. Default 64MiB.
+    #[schemars(example = &"64MiB")]
+    pub memory: Option<String>,
+    /// CPU time per call. Default 200ms.
+    #[schemars(example = &"200ms")]
+    pub cpu: Option<String>,
+    /// Wall time per call, host calls included. Default 30s.
+    #[schemars(example = &"30s")]
+    pub wall: Option<String>,
+    /// CPU and wall time to instantiate and `init`. Default 1s.
+    #[schemars(example = &"1s")]
+    pub init: Option<String>,
+    /// Size of the component. Default 20MiB.
+    #[schemars(example = &"20MiB")]
+    pub component: Option<String>,
+    /// Bytes that a call may hand to the host. Default 32MiB.
+    #[schemars(example = &"32MiB")]
+    pub hostcall: Option<String>,
+    /// Host calls per event. Default 10000.
+    #[schemars(example = 10000)]
+    pub host_calls: Option<i64>,
+    /// Events emitted per event. Default 1000.
+    #[schemars(example = 1000)]
+    pub emits: Option<i64>,
+    /// Bytes of state written per event. Default 16MiB.
+    #[schemars(example = &"16MiB")]
+    pub state: Option<String>,
+    /// Keys of state written per event. Default 1000.
+    #[schemars(example = 1000)]
+    pub state_keys: Option<i64>,
+    /// Bytes of log lines per event; what exceeds it is cut. Default 1MiB.
+    #[schemars(example = &"1MiB")]
+    pub log: Option<String>,
+}
+
+/// What a consumer may reach.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Grants {
+    /// Streams of its tenant, in its store, that it may emit to. Default none.
+    #[schemars(example = ["invoices"])]
+    pub emit: Option<Vec<String>>,
+}

@@ -1,0 +1,176 @@
+//! The config as the host uses it: defaults filled in, paths absolute, names checked against each other.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+pub use super::authored::Durability;
+use super::start::Start;
+use crate::{
+    batch::BatchPolicy,
+    deployment::{Filter, Spec, StateScope},
+    error::{Error, Result},
+    event::Cursor,
+    limits::Limits,
+    policy::RetryPolicy,
+    tenant::{ConsumerId, Name, StreamId},
+};
+
+/// Where the API listens unless the file says otherwise.
+pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
+
+/// A whole `tendon.toml`. It only proposes: deployments say what runs. The default one has nothing in it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// The file that it was read from, absolute.
+    pub file: PathBuf,
+    /// The process.
+    pub host: Host,
+    /// Databases, at least one.
+    pub stores: BTreeMap<Name, Store>,
+    /// Streams, by their names in the file.
+    pub streams: BTreeMap<Name, Stream>,
+    /// Consumers, by their names in the file.
+    pub consumers: BTreeMap<Name, Consumer>,
+}
+
+/// The process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Where the API and the metrics are served; a loopback address. Port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { listen: LISTEN }
+    }
+}
+
+/// A database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Which and where.
+    pub url: StoreUrl,
+    /// When a commit counts as done.
+    pub durability: Durability,
+}
+
+/// Where a store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// A file, absolute.
+    Sqlite(PathBuf),
+}
+
+/// A stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// Its tenant and name.
+    pub id: StreamId,
+    /// The store that holds it.
+    pub store: Name,
+    /// Events that `tendon dev` imports once; absolute. Nobody has looked whether the file is there.
+    pub sample: Option<PathBuf>,
+}
+
+/// A consumer: everything of a [`Spec`], but the start has yet to be looked up and the component to be read. Two that
+/// are equal need no restart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Consumer {
+    /// Its tenant and name.
+    pub id: ConsumerId,
+    /// The component's file, absolute.
+    pub component: PathBuf,
+    /// The stream that it reads.
+    pub stream: StreamId,
+    /// The store of its position, its state and what it emits.
+    pub store: Name,
+    /// Where it begins when it is deployed for the first time.
+    pub start: Start,
+    /// Which events it is called with.
+    pub filter: Filter,
+    /// Which state its handler sees.
+    pub state: StateScope,
+    /// How many shards.
+    pub shards: u32,
+    /// When a commit is due.
+    pub batch: BatchPolicy,
+    /// What happens when an event fails.
+    pub retry: RetryPolicy,
+    /// What it may use.
+    pub limits: Limits,
+    /// Streams that it may emit to, sorted.
+    pub grants_emit: Vec<Name>,
+    /// What `tendon:consumer/config` answers.
+    pub config: BTreeMap<String, String>,
+    /// Version of the state's layout.
+    pub state_version: u32,
+}
+
+impl Config {
+    /// The folder that relative paths begin at.
+    pub fn folder(&self) -> &Path {
+        self.file.parent().unwrap_or(Path::new("."))
+    }
+
+    /// A stream that the file declares, else `NotFound`.
+    pub fn stream(&self, id: &StreamId) -> Result<&Stream> {
+        let found = self.streams.get(&id.name).filter(|stream| stream.id == *id);
+        found.ok_or_else(|| missing("stream", id, self.streams.values().map(|stream| &stream.id)))
+    }
+
+    /// A consumer that the file declares, else `NotFound`.
+    pub fn consumer(&self, id: &ConsumerId) -> Result<&Consumer> {
+        let found = self.consumers.get(&id.name).filter(|consumer| consumer.id == *id);
+        found.ok_or_else(|| missing("consumer", id, self.consumers.values().map(|consumer| &consumer.id)))
+    }
+}
+
+impl Consumer {
+    /// One with every default, that reads the stream of this name.
+    pub fn of(id: ConsumerId, stream: Name) -> Self {
+        Self {
+            stream: StreamId { tenant: id.tenant.clone(), name: stream.clone() },
+            id,
+            component: PathBuf::new(),
+            store: stream,
+            start: Start::default(),
+            filter: Filter::default(),
+            state: StateScope::default(),
+            shards: 1,
+            batch: BatchPolicy::default(),
+            retry: RetryPolicy::default(),
+            limits: Limits::default(),
+            grants_emit: Vec::new(),
+            config: BTreeMap::new(),
+            state_version: 1,
+        }
+    }
+
+    /// The part of a deployment that the file decides, once `start` is looked up.
+    pub fn spec(&self, start: Cursor) -> Spec {
+        Spec {
+            stream: self.stream.clone(),
+            store: self.store.clone(),
+            start,
+            filter: self.filter.clone(),
+            state: self.state,
+            shards: self.shards,
+            batch: self.batch.clone(),
+            retry: self.retry.clone(),
+            limits: self.limits.clone(),
+            grants_emit: self.grants_emit.clone(),
+            config: self.config.clone(),
+            state_version: self.state_version,
+        }
+    }
+}
+
+fn missing<T: std::fmt::Display>(what: &str, wanted: &T, known: impl Iterator<Item = impl std::fmt::Display>) -> Error {
+    let known: Vec<String> = known.map(|id| id.to_string()).collect();
+    let error = Error::not_found(format!("there is no {what} {wanted}"));
+    if known.is_empty() { error.help(format!("the config declares no {what}")) } else { error.help(format!("there are: {}", known.join(", "))) }
+}

@@ -1,0 +1,79 @@
+//! Back from the resolved to the authored form, with every default written out.
+
+use super::{authored, resolved, units::show_duration, units::show_size};
+use crate::tenant::Name;
+
+/// The config as a file that says everything. Reading it again gives an equal config.
+pub fn shown(config: &resolved::Config) -> authored::Root {
+    let stores = config.stores.iter().map(|(name, store)| (name.to_string(), show_store(store)));
+    let streams = config.streams.iter().map(|(name, stream)| (name.to_string(), show_stream(stream)));
+    let consumers = config.consumers.iter().map(|(name, consumer)| (name.to_string(), show_consumer(consumer)));
+    authored::Root {
+        host: authored::Host { listen: Some(config.host.listen.to_string()) },
+        store: stores.collect(),
+        stream: streams.collect(),
+        consumer: consumers.collect(),
+    }
+}
+
+/// The same as TOML. The error is one of this crate's own making: every value here can be written.
+pub fn to_toml(config: &resolved::Config) -> crate::error::Result<String> {
+    toml::to_string(&shown(config))
+        .map_err(|error| crate::error::Error::corrupt("the config cannot be written as TOML").because(error))
+}
+
+fn show_store(store: &resolved::Store) -> authored::Store {
+    let resolved::StoreUrl::Sqlite(file) = &store.url;
+    authored::Store { url: Some(format!("sqlite://{}", file.display())), durability: Some(store.durability) }
+}
+
+fn show_stream(stream: &resolved::Stream) -> authored::Stream {
+    authored::Stream {
+        tenant: Some(stream.id.tenant.to_string()),
+        store: Some(stream.store.to_string()),
+        sample: stream.sample.as_ref().map(|file| file.display().to_string()),
+    }
+}
+
+fn show_consumer(consumer: &resolved::Consumer) -> authored::Consumer {
+    let resolved::Consumer { batch, retry, limits, .. } = consumer;
+    authored::Consumer {
+        tenant: Some(consumer.id.tenant.to_string()),
+        component: Some(consumer.component.display().to_string()),
+        stream: Some(consumer.stream.name.to_string()),
+        store: Some(consumer.store.to_string()),
+        start: Some(consumer.start.to_string()),
+        filter: authored::Filter { types: Some(consumer.filter.types.iter().copied().map(i64::from).collect()) },
+        state: Some(consumer.state),
+        shards: authored::Shards { count: Some(consumer.shards.into()) },
+        batch: authored::Batch {
+            max: Some(batch.max.into()),
+            bytes: Some(show_size(batch.bytes)),
+            linger: Some(show_duration(batch.linger)),
+        },
+        retry: authored::Retry {
+            attempts: Some(retry.attempts.into()),
+            base: Some(show_duration(retry.base)),
+            factor: Some(retry.factor),
+            cap: Some(show_duration(retry.cap)),
+            jitter: Some(retry.jitter),
+            on_exhausted: Some(authored::OnExhausted::Block),
+        },
+        limits: authored::Limits {
+            memory: Some(show_size(limits.memory_bytes)),
+            cpu: Some(show_duration(limits.cpu)),
+            wall: Some(show_duration(limits.wall)),
+            init: Some(show_duration(limits.init)),
+            component: Some(show_size(limits.component_bytes)),
+            hostcall: Some(show_size(limits.hostcall_bytes)),
+            host_calls: Some(limits.host_calls.into()),
+            emits: Some(limits.emits.into()),
+            state: Some(show_size(limits.state_bytes)),
+            state_keys: Some(limits.state_keys.into()),
+            log: Some(show_size(limits.log_bytes)),
+        },
+        grants: authored::Grants { emit: Some(consumer.grants_emit.iter().map(Name::to_string).collect()) },
+        config: consumer.config.clone(),
+        state_version: Some(consumer.state_version.into()),
+    }
+}

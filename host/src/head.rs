@@ -1,0 +1,74 @@
+//! Waits until a host has nothing left to do.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    error::Result,
+    event::Cursor,
+    host::{Catalog, Host},
+    store::{Position, Status},
+    tenant::{ConsumerId, StreamId},
+};
+
+/// How often the positions are compared with the heads.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Waits until every consumer is at the head of its stream and none has committed since the heads were read: what one
+/// emits may be what another one reads. Gives those that stand still in front of their head instead.
+pub async fn reach(host: &Host) -> Result<Vec<ConsumerId>> {
+    let catalog = host.catalog().await;
+    loop {
+        let heads = heads(&catalog).await?;
+        let before = positions(&catalog).await?;
+        if let Some(stuck) = arrived(&catalog, &heads, &before).await? {
+            let revisions = |rows: &BTreeMap<ConsumerId, Position>| -> Vec<_> {
+                rows.values().map(|row| (row.revision, row.fence)).collect()
+            };
+            let after = positions(&catalog).await?;
+            if revisions(&before) == revisions(&after) && heads == self::heads(&catalog).await? {
+                return Ok(stuck);
+            }
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Those that stand still, once all the others are at their heads; none while one is on its way.
+async fn arrived(
+    catalog: &Catalog,
+    heads: &BTreeMap<StreamId, Cursor>,
+    positions: &BTreeMap<ConsumerId, Position>,
+) -> Result<Option<Vec<ConsumerId>>> {
+    let mut stuck = Vec::new();
+    for consumer in catalog.config.consumers.values() {
+        let Some(position) = positions.get(&consumer.id) else { return Ok(None) };
+        let Some(head) = heads.get(&consumer.stream) else { continue };
+        if position.status != Status::Running {
+            stuck.push(consumer.id.clone());
+        } else if position.cursor != *head {
+            let source = catalog.database_of(&consumer.stream)?.source(&consumer.stream).await?;
+            if source.compare(&position.cursor, head).is_lt() {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(stuck))
+}
+
+async fn heads(catalog: &Catalog) -> Result<BTreeMap<StreamId, Cursor>> {
+    let mut heads = BTreeMap::new();
+    for stream in catalog.config.streams.values() {
+        let head = catalog.database(&stream.store)?.source(&stream.id).await?.head().await?;
+        heads.insert(stream.id.clone(), head);
+    }
+    Ok(heads)
+}
+
+async fn positions(catalog: &Catalog) -> Result<BTreeMap<ConsumerId, Position>> {
+    let mut positions = BTreeMap::new();
+    for database in catalog.databases.values() {
+        let rows = database.store().positions().await?;
+        positions.extend(rows.into_iter().map(|row| (row.shard.consumer.clone(), row)));
+    }
+    Ok(positions)
+}

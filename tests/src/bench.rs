@@ -1,0 +1,144 @@
+//! What benchmarks share: the bench guest, and one consumer that runs without a config.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::{Result, bail};
+use tendon::{
+    backend::Database,
+    batch::BatchPolicy,
+    clock::Clock,
+    committer::Committer,
+    consumer::{Shard, Version},
+    deployment::{Filter, Spec, StateScope},
+    event::Cursor,
+    handler::HandlerFactory,
+    limits::Limits,
+    metrics::ConsumerMetrics,
+    policy::RetryPolicy,
+    runtime::{Engine, GuestFactory},
+    store::{Owner, Store},
+    supervisor::{Standing, Supervised},
+    tailer::Tailer,
+    tenant::{ConsumerId, Name, ShardId, StreamId, TenantId},
+};
+
+use crate::guests::Guest;
+
+/// An engine, and the bench guest's bytes.
+pub struct Bench {
+    /// The engine.
+    pub engine: Engine,
+    component: bytes::Bytes,
+}
+
+impl Bench {
+    /// Builds the guest where that is needed.
+    pub async fn new() -> Result<Self> {
+        Ok(Self { engine: Engine::new()?, component: Guest::Bench.component()? })
+    }
+
+    /// The guest, with what it shall do per event: `empty`, `parse`, `count` or `emit`.
+    pub async fn guest(&self, does: &str) -> Result<Arc<dyn HandlerFactory>> {
+        self.version_of(does, 0).await
+    }
+
+    /// The same guest under another digest: a custom section tells the versions apart.
+    pub async fn version_of(&self, does: &str, version: u8) -> Result<Arc<dyn HandlerFactory>> {
+        let limits = Limits::default();
+        let mut component = self.component.to_vec();
+        // Section 0, four bytes: a name of one byte, and two of content.
+        component.extend([0, 4, 1, b'v', version, 0]);
+        let compiled = self.engine.compile(component.into(), &limits).await?;
+        let config = BTreeMap::from([("does".to_owned(), does.to_owned())]);
+        Ok(Arc::new(GuestFactory::new(&self.engine, compiled, config, &limits)?))
+    }
+}
+
+/// The spec of a consumer that reads a stream from its start.
+pub fn spec(stream: StreamId, _consumer: &str) -> Spec {
+    Spec {
+        stream,
+        store: name("main"),
+        start: Cursor::START,
+        filter: Filter::default(),
+        state: StateScope::Consumer,
+        shards: 1,
+        batch: BatchPolicy::default(),
+        retry: RetryPolicy::default(),
+        limits: Limits::default(),
+        grants_emit: Vec::new(),
+        config: BTreeMap::new(),
+        state_version: 1,
+    }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// A consumer of the default tenant.
+pub fn consumer(text: &str) -> ConsumerId {
+    ConsumerId { tenant: TenantId::default(), name: name(text) }
+}
+
+/// A consumer that runs.
+pub struct Running {
+    /// The shard's supervisor.
+    pub supervised: Supervised,
+    store: Arc<dyn Store>,
+    shard: ShardId,
+    metrics: Arc<ConsumerMetrics>,
+}
+
+impl Running {
+    /// Starts a consumer with its own position.
+    pub fn start(
+        text: &str,
+        database: &Database,
+        committer: Committer,
+        tailer: Arc<Tailer>,
+        version: Version,
+    ) -> Result<Self> {
+        let shard = ShardId { consumer: consumer(text), index: 0 };
+        let metrics = ConsumerMetrics::unregistered(&shard.consumer);
+        let store = database.store();
+        let supervised = Supervised::start(Arc::new(version), |ends| Shard {
+            id: shard.clone(),
+            owner: Owner("bench".into()),
+            store: store.clone(),
+            committer,
+            tailer,
+            clock: Clock::System,
+            metrics: metrics.clone(),
+            version: ends.version,
+            poke: ends.poke,
+            stop: ends.stop,
+            adopted: ends.adopted,
+        });
+        Ok(Self { supervised, store, shard, metrics })
+    }
+
+    /// Waits until its position is there.
+    pub async fn until(&self, cursor: &Cursor) -> Result<()> {
+        loop {
+            match self.store.load(&self.shard).await {
+                Ok(position) if position.cursor == *cursor => return Ok(()),
+                _ => tokio::time::sleep(Duration::from_millis(2)).await,
+            }
+            if let Standing::Blocked(reason) = self.supervised.standing() {
+                bail!("{} is blocked: {reason:?}", self.shard);
+            }
+        }
+    }
+
+    /// Events that it committed.
+    pub fn handled(&self) -> u64 {
+        self.metrics.events.get()
+    }
+
+    /// Stops it in order.
+    pub async fn stop(self) -> Result<()> {
+        self.supervised.stop().await;
+        Ok(())
+    }
+}

@@ -1,0 +1,181 @@
+//! A folder with a config and the hostile guest, and the real binary that works on it: what end-to-end tests share.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{binary, guests::Guest};
+
+/// How long anything may take before a test gives up on it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// See the module. The folder goes away with it.
+pub struct Project {
+    folder: TempDir,
+}
+
+impl Project {
+    /// A project with this config; `guest.wasm` is the hostile guest, whose behaviour the config chooses.
+    pub fn new(config: &str) -> Self {
+        let project = Self { folder: TempDir::new().unwrap() };
+        project.write("tendon.toml", config);
+        project.write("guest.wasm", Guest::Hostile.component().unwrap());
+        project
+    }
+
+    /// A file of the project.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file the way editors and build tools do: beside it, then renamed over it.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let beside = self.path(&format!("{name}.new"));
+        fs::write(&beside, content).unwrap();
+        fs::rename(beside, self.path(name)).unwrap();
+    }
+
+    /// The binary, to be run in the project.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary::tendon());
+        command.args(arguments).current_dir(self.folder.path()).env_remove("TENDON_CONFIG").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs a command that must succeed, and gives what it says as JSON.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["-o", "json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Starts `tendon run` and waits until its API answers.
+    pub fn host(&self) -> Host<'_> {
+        let host = Host::start(self, &["run"]);
+        host.line("running");
+        host
+    }
+
+    /// The consumer's line in `consumer list`, once it is as it should be.
+    pub fn consumer(&self, name: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        wait(&format!("{name}: {what}"), || {
+            let output = self.run(&["consumer", "show", name, "-o", "json"]);
+            let shown: Value = serde_json::from_slice(&output.stdout).ok()?;
+            is_so(&shown["summary"]).then(|| shown["summary"].clone())
+        })
+    }
+
+    /// Waits until a consumer has this status.
+    pub fn status(&self, name: &str, status: &str) -> Value {
+        self.consumer(name, status, |consumer| consumer["status"] == status)
+    }
+
+    /// Appends an event with this payload.
+    pub fn append(&self, stream: &str, metadata: &Value) {
+        let metadata = metadata.to_string();
+        let output = self.run(&["event", "append", stream, "--type", "1", "--fid", "a", "--metadata", &metadata]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Waits for something, and fails with its name when it does not come.
+pub fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+/// A host that runs, and the lines that it prints. It is killed when this is dropped.
+pub struct Host<'p> {
+    project: &'p Project,
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl<'p> Host<'p> {
+    /// Starts a command that goes on.
+    pub fn start(project: &'p Project, arguments: &[&str]) -> Self {
+        let mut command = project.command(arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let forward = |lines: mpsc::Sender<String>, stream: Box<dyn std::io::Read + Send>| {
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    let _ = lines.send(line);
+                }
+            });
+        };
+        forward(sender.clone(), Box::new(out));
+        forward(sender, Box::new(err));
+        Self { project, child, lines }
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line that has this text in it.
+    pub fn line(&self, text: &str) -> String {
+        let mut seen = Vec::new();
+        wait(&format!("a line with `{text}`"), || {
+            let found = self.lines.try_iter().inspect(|line| seen.push(line.clone())).find(|line| line.contains(text));
+            found
+        })
+    }
+
+    /// Kills it without warning.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to stop, and gives its exit code.
+    pub fn terminate(mut self) -> Option<i32> {
+        let asked = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
+        assert!(asked.success());
+        self.child.wait().unwrap().code()
+    }
+
+    /// Waits until it ends by itself.
+    pub fn code(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    /// The project that it runs.
+    pub fn project(&self) -> &Project {
+        self.project
+    }
+}
+
+impl Drop for Host<'_> {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A file's path as text.
+pub fn text(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,191 @@
+//! What the spine costs: an event through source, loop, guest and commit, beside the plain reading of the same rows.
+//!
+//! The yardstick U is the CPU that a plain sqlx loop needs per event to SELECT and decode the rows in chunks of 256.
+//! Every figure is CPU per event of the whole process, so that ratios within one run hold on any machine.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use sqlx::{Connection as _, Row as _, sqlite::SqliteConnectOptions};
+use tendon::{
+    backend::{Database, Durability, Options},
+    changes::{Changes, Emit},
+    clock::Clock,
+    committer::Committer,
+    consumer::Version,
+    event::{EventKey, NewEvent, Timestamp},
+    handler::HandlerFactory,
+    store::{Commit, Epoch},
+    tailer::Tailer,
+    tenant::{Name, StreamId, TenantId},
+};
+
+use super::{
+    Scale, idle, logic, reload,
+    report::{Report, cpu_time},
+    sweep,
+};
+use crate::bench::{self, Bench};
+
+/// Events of the full run.
+const EVENTS: u64 = 1_000_000;
+/// Events of a quick one.
+const EVENTS_QUICK: u64 = 20_000;
+/// Foreign ids, and keys of the state.
+const KEYS: u64 = 10_000;
+
+/// Runs all of it.
+pub(super) fn run(report: &mut Report) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(replay(report))?;
+    runtime.block_on(reload::run(report))?;
+    runtime.block_on(idle::run(report))?;
+    sweep::run(report)
+}
+
+/// What one replay cost.
+struct Cost {
+    cpu_us: f64,
+    wall_us: f64,
+}
+
+async fn replay(report: &mut Report) -> Result<()> {
+    let events = if report.scale() == Scale::Full { EVENTS } else { EVENTS_QUICK };
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("spine.db");
+    fill(&file, events, report.seed()).await?;
+    let bench = Bench::new().await?;
+
+    let u = plain_loop(&file, events).await?;
+    report.beside("U: plain sqlx loop, SELECT and decode, CPU per event", format!("{:.2} µs", u.cpu_us));
+    let mut replays = Replays { report, file, events, u: u.cpu_us };
+
+    let native_empty = replays.run("native closure, empty body", logic::empty(), Durability::Relaxed).await?;
+    let guest_empty = replays.run("guest, empty body", bench.guest("empty").await?, Durability::Relaxed).await?;
+    let native_parse = replays.run("native closure, parses JSON", logic::parse(), Durability::Relaxed).await?;
+    let guest_parse = replays.run("guest, parses JSON", bench.guest("parse").await?, Durability::Relaxed).await?;
+    let guest_count = replays.run("guest, parses, one get and set", bench.guest("count").await?, Durability::Relaxed).await?;
+    replays.run("guest, parses JSON, durability full", bench.guest("parse").await?, Durability::Full).await?;
+    replays.run("guest, one get and set, durability full", bench.guest("count").await?, Durability::Full).await?;
+
+    let u = u.cpu_us;
+    report.at_most("replay through a guest that parses", "U", 1.8, guest_parse.cpu_us / u);
+    report.at_most("the same, beyond a native closure", "µs", 1.2, guest_parse.cpu_us - native_parse.cpu_us);
+    report.at_most("replay with one state read and write", "U", 3.0, guest_count.cpu_us / u);
+    report.at_most("an empty handler call, beyond a native one", "µs", 0.8, guest_empty.cpu_us - native_empty.cpu_us);
+    Ok(())
+}
+
+struct Replays<'a> {
+    report: &'a mut Report,
+    file: PathBuf,
+    events: u64,
+    u: f64,
+}
+
+impl Replays<'_> {
+    /// Replays the whole stream through a consumer of its own, and checks that it saw every event once.
+    async fn run(&mut self, what: &str, factory: Arc<dyn HandlerFactory>, durability: Durability) -> Result<Cost> {
+        let url = format!("sqlite://{}", self.file.display());
+        let database = Database::open(&url, Options { durability, read_only: false }).await?;
+        let tailer = Tailer::start(database.source(&stream()).await?);
+        let head = tailer.source().head().await?;
+        let committer = Committer::start(database.store());
+        let name = format!("replay-{}", fastrand::u64(..));
+        let version = Version { epoch: Epoch(0), spec: Arc::new(bench::spec(stream(), &name)), factory };
+        let (began, cpu) = (Instant::now(), cpu_time());
+        let running = bench::Running::start(&name, &database, committer, tailer, version)?;
+        running.until(&head).await?;
+        let cost = Cost {
+            cpu_us: per_event(cpu_time() - cpu, self.events),
+            wall_us: per_event(began.elapsed(), self.events),
+        };
+        self.report.count(&format!("{what}: events handled"), self.events, running.handled());
+        running.stop().await?;
+        database.close().await;
+        let rate = 1e6 / cost.wall_us;
+        let measured = format!("{:.2} µs, {:.2} U, {rate:.0}/s", cost.cpu_us, cost.cpu_us / self.u);
+        self.report.beside(&format!("{what}: CPU per event, wall rate"), measured);
+        Ok(cost)
+    }
+}
+
+fn per_event(time: Duration, events: u64) -> f64 {
+    time.as_secs_f64() * 1e6 / events as f64
+}
+
+fn stream() -> StreamId {
+    StreamId { tenant: TenantId::default(), name: name("bench") }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// Appends events with about 100 bytes of JSON, their foreign ids uniform.
+async fn fill(file: &Path, events: u64, seed: u64) -> Result<()> {
+    fastrand::seed(seed);
+    let url = format!("sqlite://{}", file.display());
+    let database = Database::open(&url, Options { durability: Durability::Relaxed, read_only: false }).await?;
+    database.create_stream(&stream()).await?;
+    for first in (0..events).step_by(10_000) {
+        let emits = (first..events.min(first + 10_000)).map(event).collect();
+        let commit = Commit { changes: Changes { emits, ..Changes::default() }, ..Commit::default() };
+        database.store().commit(&[commit]).await.remove(0)?;
+    }
+    database.close().await;
+    Ok(())
+}
+
+fn event(n: u64) -> Emit {
+    let key = fastrand::u64(..KEYS);
+    let metadata = format!(
+        r#"{{"quake":"us{n:09}","mag":{:.2},"place":"{}km NNE of Amboy, Washington","depth_km":{:.1}}}"#,
+        fastrand::f64() * 9.0,
+        n % 90,
+        fastrand::f64() * 600.0
+    );
+    let event = NewEvent {
+        r#type: 1,
+        foreign_id: format!("key-{key:05}").into(),
+        timestamp: Timestamp(1_800_000_000_000_000 + n as i64),
+        metadata: Bytes::from(metadata),
+        headers: Vec::new(),
+    };
+    Emit { key: EventKey::new(event.timestamp, &[&n.to_le_bytes()]), stream: stream(), event }
+}
+
+/// The yardstick: what anybody would write to read these rows.
+async fn plain_loop(file: &Path, events: u64) -> Result<Cost> {
+    let mut connection = sqlx::SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(file)).await?;
+    let sql = r#"SELECT id, type, foreign_id, timestamp, metadata, headers FROM "events:default/bench"
+        WHERE id > ? ORDER BY id LIMIT 256"#;
+    let (began, cpu) = (Instant::now(), cpu_time());
+    let (mut after, mut seen) = (0_i64, 0_u64);
+    loop {
+        let rows = sqlx::query(sql).bind(after).fetch_all(&mut connection).await?;
+        let Some(last) = rows.last() else { break };
+        after = last.try_get(0)?;
+        for row in &rows {
+            let _ = std::hint::black_box((
+                row.try_get::<i64, _>(0)?,
+                row.try_get::<i32, _>(1)?,
+                row.try_get::<String, _>(2)?,
+                row.try_get::<i64, _>(3)?,
+                row.try_get::<Vec<u8>, _>(4)?,
+                row.try_get::<Option<String>, _>(5)?,
+            ));
+        }
+        seen += rows.len() as u64;
+    }
+    anyhow::ensure!(seen == events, "the plain loop saw {seen} of {events} events");
+    let cost = Cost { cpu_us: per_event(cpu_time() - cpu, events), wall_us: per_event(began.elapsed(), events) };
+    connection.close().await.context("the plain loop's connection did not close")?;
+    Ok(cost)
+}
+
