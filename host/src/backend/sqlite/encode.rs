@@ -40,7 +40,9 @@ impl Arena {
     fn finish(self) -> Result<Vec<u8>> {
         if self.0.len() > ARENA_BYTES_MAX {
             let found = self.0.len();
-            return Err(Error::limit(format!("a commit holds {found} bytes, at most {ARENA_BYTES_MAX} are written at once")));
+            return Err(Error::limit(format!(
+                "a commit holds {found} bytes, at most {ARENA_BYTES_MAX} are written at once"
+            )));
         }
         Ok(self.0)
     }
@@ -99,8 +101,7 @@ pub(super) fn state(mut writes: Vec<Write<'_>>) -> Result<Parameters> {
 }
 
 fn pack(arena: &mut Arena, key: &ByteString, value: &[u8]) -> Result<usize> {
-    for (what, found, most) in
-        [("key", key.len(), STATE_KEY_BYTES_MAX), ("value", value.len(), STATE_VALUE_BYTES_MAX)]
+    for (what, found, most) in [("key", key.len(), STATE_KEY_BYTES_MAX), ("value", value.len(), STATE_VALUE_BYTES_MAX)]
     {
         if found > most {
             return Err(Error::limit(format!("a state {what} has {found} bytes, at most {most} are allowed")));
@@ -130,8 +131,7 @@ pub(super) fn events(emits: &[&Emit]) -> Result<Parameters> {
 }
 
 /// Keeps the keys of events.
-pub(super) const INSERT_KEYS: &str =
-    "INSERT INTO event_key (key) SELECT substr(?2, value, 16) FROM json_each(?1)";
+pub(super) const INSERT_KEYS: &str = "INSERT INTO event_key (key) SELECT substr(?2, value, 16) FROM json_each(?1)";
 
 /// The numbers of the keys that are there already, as one JSON array.
 pub(super) const KNOWN_KEYS: &str = "SELECT json_group_array(key) FROM json_each(?1) AS wanted
