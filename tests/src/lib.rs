@@ -2,6 +2,8 @@
 
 pub mod bench;
 pub mod native;
+pub mod place;
 pub mod project;
 pub mod proof;
 pub mod sim;
+pub mod source_suite;
