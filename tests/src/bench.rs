@@ -22,7 +22,7 @@ use tendon::{
     tenant::{ConsumerId, Name, ShardId, StreamId, TenantId},
 };
 
-use crate::guests;
+use crate::guests::Guest;
 
 /// An engine, and the bench guest's bytes.
 pub struct Bench {
@@ -34,8 +34,7 @@ pub struct Bench {
 impl Bench {
     /// Builds the guest where that is needed.
     pub async fn new() -> Result<Self> {
-        let component = tokio::fs::read(guests::bench()).await?.into();
-        Ok(Self { engine: Engine::new()?, component })
+        Ok(Self { engine: Engine::new()?, component: Guest::Bench.component()? })
     }
 
     /// The guest, with what it shall do per event: `empty`, `parse`, `count` or `emit`.

@@ -1,9 +1,12 @@
 //! What our tests are made of: suites as public functions, the simulation, proofs, and the real binary in a folder.
 
 pub mod bench;
+pub mod binary;
+pub mod guests;
 pub mod native;
 pub mod place;
 pub mod project;
 pub mod proof;
+pub mod shelf;
 pub mod sim;
 pub mod source_suite;

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{binary, guests};
+use crate::{binary, guests::Guest};
 
 /// How long anything may take before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ impl Project {
     pub fn new(config: &str) -> Self {
         let project = Self { folder: TempDir::new().unwrap() };
         project.write("tendon.toml", config);
-        fs::copy(guests::hostile(), project.path("guest.wasm")).unwrap();
+        project.write("guest.wasm", Guest::Hostile.component().unwrap());
         project
     }
 
@@ -65,7 +65,7 @@ impl Project {
     /// Starts `tendon run` and waits until its API answers.
     pub fn host(&self) -> Host<'_> {
         let host = Host::start(self, &["run"]);
-        wait("the host to answer", || self.run(&["consumer", "list", "--live"]).status.success().then_some(()));
+        host.line("running");
         host
     }
 
@@ -85,8 +85,8 @@ impl Project {
 
     /// Appends an event with this payload.
     pub fn append(&self, stream: &str, metadata: &Value) {
-        let event = serde_json::json!({"type": 1, "foreign_id": "a", "metadata": metadata}).to_string();
-        let output = self.run(&["event", "append", stream, "--event", &event]);
+        let metadata = metadata.to_string();
+        let output = self.run(&["event", "append", stream, "--type", "1", "--fid", "a", "--metadata", &metadata]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tendon_tests::{
-    guests,
+    guests::Guest,
     project::{Host, Project, wait},
 };
 
@@ -24,7 +24,7 @@ fn config(behaviour: &str) -> String {
         [consumer.witness]
         component = "guest.wasm"
         stream = "events"
-        config = {{ behaviour = "count" }}
+        config = {{ behaviour = "counter" }}
         "#
     )
 }
@@ -107,7 +107,7 @@ fn a_config_that_can_handle_the_event_takes_over_while_the_host_runs() {
     let host = project.host();
     project.append("events", &json!({}));
     project.status("subject", "blocked");
-    project.write("tendon.toml", config("count"));
+    project.write("tendon.toml", config("counter"));
     project.json(&["consumer", "resume", "subject"]);
     project.consumer("subject", "past the event", |consumer| consumer["cursor"] == "1");
     drop(host);
@@ -115,7 +115,7 @@ fn a_config_that_can_handle_the_event_takes_over_while_the_host_runs() {
 
 #[test]
 fn pause_stops_an_idle_consumer_and_resume_lets_it_go_on() {
-    let project = Project::new(&config("count"));
+    let project = Project::new(&config("counter"));
     let _host = project.host();
     project.append("events", &json!({}));
     project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "1");
@@ -131,14 +131,14 @@ fn pause_stops_an_idle_consumer_and_resume_lets_it_go_on() {
 
 /// The guest under another digest: a custom section is put behind it.
 fn another_version(mark: u8) -> Vec<u8> {
-    let mut component = std::fs::read(guests::hostile()).unwrap();
+    let mut component = Guest::Hostile.component().unwrap().to_vec();
     component.extend([0, 4, 1, b'v', mark, 0]);
     component
 }
 
 #[test]
 fn a_changed_component_takes_over_and_a_bad_one_does_not() {
-    let project = Project::new(&config("count"));
+    let project = Project::new(&config("counter"));
     let host = project.host();
     project.append("events", &json!({}));
     let before = project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "1");
@@ -171,16 +171,16 @@ fn a_changed_component_takes_over_and_a_bad_one_does_not() {
 
 #[test]
 fn an_edited_config_restarts_what_changed_and_an_invalid_one_changes_nothing() {
-    let project = Project::new(&config("count"));
+    let project = Project::new(&config("counter"));
     let host = project.host();
     let epoch = |name: &str| project.status(name, "running")["epoch"].clone();
     let fence = |name: &str| project.status(name, "running")["fence"].clone();
     let (subject, witness) = (epoch("subject"), fence("witness"));
-    project.write("tendon.toml", config("count").replace("attempts = 3", "attempts = 4"));
+    project.write("tendon.toml", config("counter").replace("attempts = 3", "attempts = 4"));
     wait("the changed consumer's new deployment", || (epoch("subject") != subject).then_some(()));
     assert_eq!(fence("witness"), witness, "the other consumer was left alone");
 
-    project.write("tendon.toml", config("count").replace("retry", "retires"));
+    project.write("tendon.toml", config("counter").replace("retry", "retires"));
     let line = host.line("unknown");
     assert!(line.contains("retires"), "{line}");
     project.append("events", &json!({}));
@@ -189,7 +189,7 @@ fn an_edited_config_restarts_what_changed_and_an_invalid_one_changes_nothing() {
 
 #[test]
 fn a_second_host_is_told_who_has_the_database() {
-    let project = Project::new(&config("count"));
+    let project = Project::new(&config("counter"));
     let host = project.host();
     let second = project.run(&["run"]);
     assert_eq!(second.status.code(), Some(3));
@@ -199,7 +199,7 @@ fn a_second_host_is_told_who_has_the_database() {
 
 #[test]
 fn without_a_host_reading_works_and_changing_says_how_to_start_one() {
-    let project = Project::new(&config("count"));
+    let project = Project::new(&config("counter"));
     let host = project.host();
     project.append("events", &json!({}));
     project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "1");
@@ -213,7 +213,7 @@ fn without_a_host_reading_works_and_changing_says_how_to_start_one() {
 
 #[test]
 fn kill_minus_nine_at_any_moment_loses_and_repeats_nothing() {
-    let project = Project::new(&config("count"));
+    let project = Project::new(&config("counter"));
     let lines: String = (0..2_000).map(|n| json!({"type": 1, "foreign_id": "a", "metadata": {"n": n}}).to_string() + "\n").collect();
     project.write("events.jsonl", lines);
     let host = project.host();
@@ -228,13 +228,13 @@ fn kill_minus_nine_at_any_moment_loses_and_repeats_nothing() {
         host.kill();
     }
     assert_eq!(Host::start(&project, &["run", "--until-head"]).code(), Some(0));
-    let count = project.json(&["state", "get", "subject", "count", "--as", "text"]);
+    let count = project.json(&["state", "get", "subject", "a", "--as", "text"]);
     assert_eq!(count["value"], "2000", "{count}");
 }
 
 #[test]
 fn an_import_with_a_bad_line_adds_nothing_and_a_repeated_one_adds_nothing_more() {
-    let project = Project::new(&config("count"));
+    let project = Project::new(&config("counter"));
     let _host = project.host();
     project.write("bad.jsonl", "{\"type\":1,\"foreign_id\":\"a\"}\n{\"type\":\"x\"}\n");
     let refused = project.run(&["event", "import", "events", "bad.jsonl"]);

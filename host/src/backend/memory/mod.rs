@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify};
 
 use super::Failpoints;
 use crate::{
@@ -44,11 +44,12 @@ struct Tables {
     history: BTreeMap<ShardId, Vec<Swap>>,
 }
 
-/// One stream. The number of its events wakes those that wait at its head.
+/// One stream. Those that wait at its head are woken in the order in which they came, so that a simulation repeats
+/// itself.
 #[derive(Default)]
 struct Log {
     events: Vec<Event>,
-    head: watch::Sender<usize>,
+    appended: Arc<Notify>,
 }
 
 impl Memory {
@@ -60,7 +61,7 @@ impl Memory {
     pub(super) async fn source(&self, stream: &StreamId) -> Result<MemorySource> {
         let tables = self.tables.lock().await;
         let log = tables.streams.get(stream).ok_or_else(|| no_stream(stream))?;
-        Ok(MemorySource::new(self.clone(), stream.clone(), log.head.subscribe()))
+        Ok(MemorySource::new(self.clone(), stream.clone(), log.appended.clone()))
     }
 
     pub(super) async fn streams(&self) -> Result<Vec<StreamId>> {

@@ -1,15 +1,15 @@
 //! A stream in memory as a source.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, pin::pin, sync::Arc};
 
 use async_trait::async_trait;
 use futures_util::stream;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::{Memory, no_stream};
 use crate::{
     backend::{CHUNK_BYTES_MAX, CHUNK_EVENTS_MAX, compare_numbers, cursor_at, number_of},
-    error::{Error, Result},
+    error::Result,
     event::{Chunk, Cursor, Event},
     source::{Chunks, Lag, Source, Until},
     tenant::StreamId,
@@ -19,21 +19,21 @@ use crate::{
 pub struct MemorySource {
     memory: Memory,
     stream: StreamId,
-    head: watch::Receiver<usize>,
+    appended: Arc<Notify>,
 }
 
 /// A reading that is under way.
 struct Reading {
     memory: Memory,
     stream: StreamId,
-    head: watch::Receiver<usize>,
+    appended: Arc<Notify>,
     after: usize,
     until: Until,
 }
 
 impl MemorySource {
-    pub(super) fn new(memory: Memory, stream: StreamId, head: watch::Receiver<usize>) -> Self {
-        Self { memory, stream, head }
+    pub(super) fn new(memory: Memory, stream: StreamId, appended: Arc<Notify>) -> Self {
+        Self { memory, stream, appended }
     }
 
     fn after(&self, cursor: &Cursor) -> Result<usize> {
@@ -51,8 +51,8 @@ impl Source for MemorySource {
 
     async fn stream(&self, after: Cursor, until: Until) -> Result<Chunks> {
         let after = self.after(&after)?;
-        let (memory, stream, head) = (self.memory.clone(), self.stream.clone(), self.head.clone());
-        let reading = Reading { memory, stream, head, after, until };
+        let (memory, stream, appended) = (self.memory.clone(), self.stream.clone(), self.appended.clone());
+        let reading = Reading { memory, stream, appended, after, until };
         Ok(Box::pin(stream::try_unfold(reading, |mut reading| async move {
             Ok(reading.next().await?.map(|chunk| (chunk, reading)))
         })))
@@ -74,8 +74,10 @@ impl Source for MemorySource {
 impl Reading {
     async fn next(&mut self) -> Result<Option<Chunk>> {
         loop {
-            // Marked before the look, so that an event that comes in between ends the wait.
-            self.head.mark_unchanged();
+            let notify = self.appended.clone();
+            let mut appended = pin!(notify.notified());
+            // Enabled before the look, so that an event that comes in between ends the wait.
+            appended.as_mut().enable();
             let events = self.read().await?;
             if !events.is_empty() {
                 self.after += events.len();
@@ -84,7 +86,7 @@ impl Reading {
             if self.until == Until::Head {
                 return Ok(None);
             }
-            self.head.changed().await.map_err(|error| Error::unavailable("the database was closed").because(error))?;
+            appended.await;
         }
     }
 

@@ -186,7 +186,7 @@ impl Tables {
             metadata: event.metadata,
             headers: event.headers,
         });
-        log.head.send_replace(log.events.len());
+        log.appended.notify_waiters();
     }
 }
 
