@@ -2,6 +2,8 @@
 
 pub mod bench;
 pub mod binary;
+pub mod deployments;
+pub mod faulty;
 pub mod guests;
 pub mod native;
 pub mod place;
@@ -10,3 +12,5 @@ pub mod proof;
 pub mod shelf;
 pub mod sim;
 pub mod source_suite;
+pub mod store_suite;
+pub mod sweep_suite;

@@ -8,7 +8,7 @@ use tendon::{
     backend::{CHUNK_BYTES_MAX, CHUNK_EVENTS_MAX},
     error::Kind,
     event::{Cursor, Event, NewEvent, Timestamp},
-    source::{Lag, Source, Until},
+    source::{Lag, Until},
 };
 use tokio::time::timeout;
 
