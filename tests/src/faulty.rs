@@ -133,7 +133,9 @@ impl Source for FaultySource {
     async fn stream(&self, after: Cursor, until: Until) -> Result<Chunks> {
         let chunks = self.fault.through(self.inner.stream(after, until)).await?;
         let fault = self.fault.clone();
-        Ok(Box::pin(chunks.map(move |chunk| if fault.is_now() { Err(Error::unavailable("the stream broke")) } else { chunk })))
+        Ok(Box::pin(
+            chunks.map(move |chunk| if fault.is_now() { Err(Error::unavailable("the stream broke")) } else { chunk }),
+        ))
     }
 
     async fn lag(&self, after: &Cursor, cap: u64) -> Result<Lag> {

@@ -119,7 +119,8 @@ pub async fn events_of_many_writers_are_all_seen_in_one_order<P: Place>() {
     }
     assert_eq!(numbers(&seen), numbers(&read(&*source, &Cursor::START).await));
     for writer in 0..4 {
-        let own = seen.iter().map(|event| event.foreign_id[4..].parse::<u64>().unwrap()).filter(|n| n / 1_000 == writer);
+        let own =
+            seen.iter().map(|event| event.foreign_id[4..].parse::<u64>().unwrap()).filter(|n| n / 1_000 == writer);
         assert_eq!(own.collect::<Vec<_>>(), (0..75).map(|n| writer * 1_000 + n).collect::<Vec<_>>());
     }
 }
@@ -214,7 +215,8 @@ pub async fn chunks_are_bounded_by_events_and_by_bytes<P: Place>() {
     assert_eq!(lengths, [CHUNK_EVENTS_MAX, CHUNK_EVENTS_MAX, 1]);
 
     let head = source.head().await.unwrap();
-    let big = |bytes: usize| emit_new(&stream("orders"), NewEvent { metadata: Bytes::from(vec![7; bytes]), ..event(0) });
+    let big =
+        |bytes: usize| emit_new(&stream("orders"), NewEvent { metadata: Bytes::from(vec![7; bytes]), ..event(0) });
     let mut emits: Vec<_> = (0..10).map(|_| big(1 << 20)).collect();
     emits.push(big(CHUNK_BYTES_MAX + 1));
     emits.push(big(10));

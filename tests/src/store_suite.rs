@@ -8,11 +8,16 @@ use tendon::{
     error::Kind,
     event::{Cursor, EventHash, EventId, Timestamp},
     limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX},
-    store::{Commit, Committed, Digest, Duplicates, Epoch, Fence, Move, Position, Reason, Revision, Scope, Status, Store, Swap},
+    store::{
+        Commit, Committed, Digest, Duplicates, Epoch, Fence, Move, Position, Reason, Revision, Scope, Status, Store,
+        Swap,
+    },
     tenant::{ConsumerId, ShardId},
 };
 
-use crate::place::{Place, advance, append, claim, commit, consumer, emit, event, filled, name, read, shard, stream, tenant};
+use crate::place::{
+    Place, advance, append, claim, commit, consumer, emit, event, filled, name, read, shard, stream, tenant,
+};
 
 /// A part of a consumer's state.
 fn scope(consumer: &ConsumerId, part: &str) -> Scope {
@@ -54,9 +59,12 @@ pub async fn a_commit_moves_cursor_state_and_events_together<P: Place>() {
     let place = P::fresh().await;
     let (database, _) = filled(&place, "out", 0).await;
     let consumer = consumer("c");
-    commit(&*database.store(), Commit { changes: writes(&consumer, "", [("old", Some(&b"x"[..]))]), ..Commit::default() })
-        .await
-        .unwrap();
+    commit(
+        &*database.store(),
+        Commit { changes: writes(&consumer, "", [("old", Some(&b"x"[..]))]), ..Commit::default() },
+    )
+    .await
+    .unwrap();
     let start = claim(&database, &shard("c")).await;
     let committed = commit(&*database.store(), full(&start, "41", 7)).await.unwrap();
     let position = committed.position.unwrap();
@@ -81,9 +89,8 @@ pub async fn a_stale_commit_is_fenced_and_changes_nothing<P: Place>() {
     let error = commit(&*store, full(&start, "2", 2)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Fenced);
     let fence = start.fence.0;
-    let said = format!(
-        "commit default/c#0: expected revision 0 and fence {fence}, found 1 and {fence}: another host owns it"
-    );
+    let said =
+        format!("commit default/c#0: expected revision 0 and fence {fence}, found 1 and {fence}: another host owns it");
     assert_eq!(error.to_string(), said);
     assert_eq!(Some(store.load(&shard("c")).await.unwrap()), position);
     assert_eq!(get(&*store, &consumer("c"), "", "last").await.unwrap(), "1");
@@ -217,7 +224,8 @@ pub async fn a_loser_takes_nobody_with_it<P: Place>() {
     commits[4].changes.emits[0] = commits[0].changes.emits[0].clone();
     commits.push(commits[0].clone());
     let answers = database.store().commit(&commits).await;
-    let kinds: Vec<_> = answers.iter().map(|answer| answer.as_ref().map_or_else(|e| Some(e.kind()), |_| None)).collect();
+    let kinds: Vec<_> =
+        answers.iter().map(|answer| answer.as_ref().map_or_else(|e| Some(e.kind()), |_| None)).collect();
     let expected = [None, Some(Kind::Fenced), Some(Kind::NotFound), None, Some(Kind::Corrupt), Some(Kind::Invalid)];
     assert_eq!(kinds, expected);
     for (text, stands) in [("a", true), ("b", false), ("c", false), ("d", true), ("e", false)] {
@@ -225,7 +233,8 @@ pub async fn a_loser_takes_nobody_with_it<P: Place>() {
         assert_eq!(position.revision.0, u64::from(stands), "{text}");
         assert_eq!(get(&*database.store(), &consumer(text), "", "last").await.is_some(), stands, "{text}");
     }
-    let emitted: Vec<_> = read(&*out, &Cursor::START).await.into_iter().map(|event| event.foreign_id.to_string()).collect();
+    let emitted: Vec<_> =
+        read(&*out, &Cursor::START).await.into_iter().map(|event| event.foreign_id.to_string()).collect();
     assert_eq!(emitted, ["key-0", "key-3"]);
 }
 
@@ -290,7 +299,8 @@ pub async fn tenants_consumers_shards_and_parts_are_blind_to_each_other<P: Place
 pub async fn a_scan_is_in_the_order_of_bytes<P: Place>() {
     let place = P::fresh().await;
     let store = place.open().await.store();
-    let mut keys = vec!["", "\0", "A", "a", "a\0", "a\0b", "a%", "a_", "aa", "ab", "ä", "z", "Z", "é", "😀", "\u{ffff}", "a'\""];
+    let mut keys =
+        vec!["", "\0", "A", "a", "a\0", "a\0b", "a%", "a_", "aa", "ab", "ä", "z", "Z", "é", "😀", "\u{ffff}", "a'\""];
     let pairs: Vec<_> = keys.iter().map(|key| (*key, Some(key.as_bytes()))).collect();
     commit(&*store, Commit { changes: writes(&consumer("c"), "p", pairs), ..Commit::default() }).await.unwrap();
     keys.sort_unstable();
@@ -366,7 +376,8 @@ pub async fn emitted_events_are_in_their_streams_in_order<P: Place>() {
         assert_eq!(commit(&*database.store(), append(emits)).await.unwrap().appended, 500);
     }
     for (source, from) in [(even, 0), (odd, 1)] {
-        let numbers = read(&*source, &Cursor::START).await.into_iter().map(|event| event.foreign_id[4..].parse().unwrap());
+        let numbers =
+            read(&*source, &Cursor::START).await.into_iter().map(|event| event.foreign_id[4..].parse().unwrap());
         assert_eq!(numbers.collect::<Vec<u64>>(), (from..1_000).step_by(2).collect::<Vec<u64>>());
     }
 }
@@ -483,7 +494,8 @@ pub async fn two_hosts_racing_commit_each_event_once<P: Place>() {
             loop {
                 let mut position = claim(&database, &shard("c")).await;
                 loop {
-                    let done: u64 = if position.cursor.is_start() { 0 } else { position.cursor.to_string().parse().unwrap() };
+                    let done: u64 =
+                        if position.cursor.is_start() { 0 } else { position.cursor.to_string().parse().unwrap() };
                     if done == EVENTS {
                         return (applied, fenced);
                     }
@@ -508,10 +520,11 @@ pub async fn two_hosts_racing_commit_each_event_once<P: Place>() {
     for host in hosts {
         applied += host.await.unwrap().0;
     }
-    let counts: HashMap<_, u32> = read(&*out, &Cursor::START).await.into_iter().fold(HashMap::new(), |mut counts, event| {
-        *counts.entry(event.foreign_id.to_string()).or_default() += 1;
-        counts
-    });
+    let counts: HashMap<_, u32> =
+        read(&*out, &Cursor::START).await.into_iter().fold(HashMap::new(), |mut counts, event| {
+            *counts.entry(event.foreign_id.to_string()).or_default() += 1;
+            counts
+        });
     assert_eq!((applied, counts.len() as u64), (EVENTS, EVENTS));
     assert!(counts.values().all(|count| *count == 1));
     assert_eq!(first.store().load(&shard("c")).await.unwrap().revision.0, EVENTS);

@@ -98,7 +98,10 @@ pub async fn crash_everywhere<P: Place>() -> Swept {
         } else {
             swept.new += 1;
             assert_eq!(error.kind(), Kind::Ambiguous, "{error:?}");
-            assert_eq!((after.cursors, after.last.unwrap(), after.old), (vec!["41".to_owned()], Bytes::from("7"), None));
+            assert_eq!(
+                (after.cursors, after.last.unwrap(), after.old),
+                (vec!["41".to_owned()], Bytes::from("7"), None)
+            );
             assert_eq!((after.events.len(), after.history, after.deployments), (3, 1, 1));
             assert_eq!(commit(&*database.store(), write).await.unwrap_err().kind(), Kind::Fenced);
         }
@@ -172,7 +175,8 @@ async fn live(store: &dyn Store, source: &dyn Source) -> Result<()> {
     let mut chunks = source.stream(position.cursor.clone(), Until::Head).await?;
     while let Some(chunk) = chunks.next().await {
         for event in chunk?.events {
-            let counted = store.get(&tendon::store::Scope { consumer: consumer("c"), part: "".into() }, &["n".into()]).await?;
+            let counted =
+                store.get(&tendon::store::Scope { consumer: consumer("c"), part: "".into() }, &["n".into()]).await?;
             let counted: u64 = counted[0].as_ref().map_or(0, |n| std::str::from_utf8(n).unwrap().parse().unwrap());
             let value = (counted + 1).to_string();
             let mut changes = writes(&consumer("c"), "", [("n", Some(value.as_bytes()))]);

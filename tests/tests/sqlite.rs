@@ -265,7 +265,8 @@ async fn a_commit_has_the_same_statements_however_much_it_carries() {
             let shard = tendon::tenant::ShardId { index, ..shard("c") };
             let keys: Vec<String> = (0..size).map(|n| n.to_string()).collect();
             let pairs = keys.iter().map(|key| (key.as_str(), (!key.ends_with('0')).then_some(&b"v"[..])));
-            let mut changes = writes(&consumer("c"), &index.to_string(), pairs.chain([("gone", None), ("set", Some(&b""[..]))]));
+            let mut changes =
+                writes(&consumer("c"), &index.to_string(), pairs.chain([("gone", None), ("set", Some(&b""[..]))]));
             changes.emits = (0..size).map(|n| emit(&stream("out"), u64::from(index * size + n))).collect();
             commits.push(Commit { changes, ..advance(&claim(&database, &shard).await, "1") });
         }

@@ -172,7 +172,9 @@ fn check(commit: &Commit) -> Result<()> {
         {
             if found > most {
                 let label = label(commit);
-                return Err(Error::limit(format!("{label}: a state {what} has {found} bytes, at most {most} are allowed")));
+                return Err(Error::limit(format!(
+                    "{label}: a state {what} has {found} bytes, at most {most} are allowed"
+                )));
             }
         }
     }

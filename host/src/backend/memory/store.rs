@@ -12,9 +12,7 @@ use crate::{
     deployment::Deployment,
     error::{Error, Kind, Result},
     event::{Event, EventId},
-    store::{
-        Commit, Committed, Digest, Duplicates, Epoch, Fence, Key, Owner, Position, Revision, Scope, Store, Swap,
-    },
+    store::{Commit, Committed, Digest, Duplicates, Epoch, Fence, Key, Owner, Position, Revision, Scope, Store, Swap},
     tenant::ShardId,
 };
 
@@ -74,7 +72,11 @@ impl Store for Memory {
 
     async fn component(&self, digest: &Digest) -> Result<Bytes> {
         let tables = self.tables.lock().await;
-        tables.components.get(digest).cloned().ok_or_else(|| Error::not_found(format!("there is no component {digest}")))
+        tables
+            .components
+            .get(digest)
+            .cloned()
+            .ok_or_else(|| Error::not_found(format!("there is no component {digest}")))
     }
 
     async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {

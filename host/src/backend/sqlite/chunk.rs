@@ -50,9 +50,8 @@ impl Columns {
         let Self(_, first, last, _, types, timestamps, foreign_bytes, foreign_ids, metadata_bytes, metadata) = self;
         let (types, timestamps) = (types.unwrap_or_default(), timestamps.unwrap_or_default());
         let (foreign_bytes, metadata_bytes) = (foreign_bytes.unwrap_or_default(), metadata_bytes.unwrap_or_default());
-        let mut numbers = numbers(&types)
-            .zip(numbers(&timestamps))
-            .zip(numbers(&foreign_bytes).zip(numbers(&metadata_bytes)));
+        let mut numbers =
+            numbers(&types).zip(numbers(&timestamps)).zip(numbers(&foreign_bytes).zip(numbers(&metadata_bytes)));
         let ids = match &more {
             Some(More(ids, ..)) => Ids::listed(ids.as_deref().unwrap_or_default()),
             None => Ids::dense(first.unwrap_or_default(), last.unwrap_or(-1)),
@@ -169,7 +168,18 @@ mod tests {
     fn columns(foreign_ids: &str, lengths: &str) -> Columns {
         let some = |text: &str| Some(text.to_owned());
         let metadata = Some(b"\0\xff".to_vec());
-        Columns(2, Some(9), Some(10), 0, some("1,-2"), some("5,-6"), some(lengths), some(foreign_ids), some("0,2"), metadata)
+        Columns(
+            2,
+            Some(9),
+            Some(10),
+            0,
+            some("1,-2"),
+            some("5,-6"),
+            some(lengths),
+            some(foreign_ids),
+            some("0,2"),
+            metadata,
+        )
     }
 
     #[test]

@@ -117,7 +117,8 @@ impl Sqlite {
                     Err(failed) => Err(failed.error),
                 }
             } else {
-                Err(Error::new(failed.error.kind(), failed.error.chain()).help(failed.error.way_out().unwrap_or_default()))
+                Err(Error::new(failed.error.kind(), failed.error.chain())
+                    .help(failed.error.way_out().unwrap_or_default()))
             });
         }
         answers
@@ -212,12 +213,14 @@ impl Sqlite {
 
     /// The shards whose rows were as expected and have moved.
     async fn compare(&self, open: &mut Transaction<'_>, moves: &str) -> Result<HashSet<ShardId>> {
-        let won = sqlx::query(ADVANCE).bind(moves).try_map(|found| row::shard(&found)).fetch_all(open.connection()).await;
+        let won =
+            sqlx::query(ADVANCE).bind(moves).try_map(|found| row::shard(&found)).fetch_all(open.connection()).await;
         Ok(won.map_err(|error| self.failed("move a position in", error))?.into_iter().collect())
     }
 
     async fn found(&self, open: &mut Transaction<'_>, moves: &str) -> Result<HashMap<ShardId, Position>> {
-        let rows = sqlx::query(FOUND).bind(moves).try_map(|found| row::position(&found)).fetch_all(open.connection()).await;
+        let rows =
+            sqlx::query(FOUND).bind(moves).try_map(|found| row::position(&found)).fetch_all(open.connection()).await;
         let rows = rows.map_err(|error| self.failed("read", error))?;
         Ok(rows.into_iter().map(|position| (position.shard.clone(), position)).collect())
     }

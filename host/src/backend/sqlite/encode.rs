@@ -41,7 +41,9 @@ impl Arena {
     fn finish(self) -> Result<Vec<u8>> {
         if self.0.len() > ARENA_BYTES_MAX {
             let found = self.0.len();
-            return Err(Error::limit(format!("a commit holds {found} bytes, at most {ARENA_BYTES_MAX} are written at once")));
+            return Err(Error::limit(format!(
+                "a commit holds {found} bytes, at most {ARENA_BYTES_MAX} are written at once"
+            )));
         }
         Ok(self.0)
     }
@@ -124,8 +126,7 @@ pub(super) fn events(emits: &[&Emit]) -> Result<Parameters> {
 }
 
 /// Keeps the keys of events.
-pub(super) const INSERT_KEYS: &str =
-    "INSERT INTO event_key (key) SELECT substr(?2, value, 16) FROM json_each(?1)";
+pub(super) const INSERT_KEYS: &str = "INSERT INTO event_key (key) SELECT substr(?2, value, 16) FROM json_each(?1)";
 
 /// The numbers of the keys that are there already, as one JSON array.
 pub(super) const KNOWN_KEYS: &str = "SELECT json_group_array(key) FROM json_each(?1) AS wanted

@@ -49,7 +49,9 @@ pub(super) fn sqlite(path: &Path, doing: &str, error: sqlx::Error) -> Error {
             "the file cannot be opened",
             Some("its folder must exist, and this user must be allowed to write there".to_owned()),
         ),
-        Some(IOERR) => (Kind::Unavailable, "its disk failed", Some("look at the disk and at the system's log".to_owned())),
+        Some(IOERR) => {
+            (Kind::Unavailable, "its disk failed", Some("look at the disk and at the system's log".to_owned()))
+        }
         Some(NOTADB) => (
             Kind::Corrupt,
             "the file is not a SQLite database",

@@ -118,7 +118,9 @@ impl Sqlite {
     pub(super) async fn streams(&self) -> Result<Vec<StreamId>> {
         let rows = sqlx::query_as("SELECT tenant, name FROM stream ORDER BY tenant, name").fetch_all(&self.0.readers);
         let rows: Vec<(String, String)> = rows.await.map_err(|error| self.failed("list the streams of", error))?;
-        rows.into_iter().map(|(tenant, name)| Ok(StreamId { tenant: row::tenant(tenant)?, name: name.parse()? })).collect()
+        rows.into_iter()
+            .map(|(tenant, name)| Ok(StreamId { tenant: row::tenant(tenant)?, name: name.parse()? }))
+            .collect()
     }
 
     pub(super) async fn close(&self) {

@@ -64,7 +64,8 @@ async fn look(sqlite: &Sqlite, eye: &mut Option<Eye>) -> sqlx::Result<bool> {
     let newest = sqlx::query_as("SELECT name, seq FROM sqlite_sequence").fetch_all(&mut eye.connection).await?;
     eye.version = Some(version);
     let newest: HashMap<String, i64> = newest.into_iter().collect();
-    Ok(sqlite.tables().values().fold(false, |moved, table| {
-        newest.get(&table.name).is_some_and(|newest| table.announce(*newest)) || moved
-    }))
+    Ok(sqlite
+        .tables()
+        .values()
+        .fold(false, |moved, table| newest.get(&table.name).is_some_and(|newest| table.announce(*newest)) || moved))
 }

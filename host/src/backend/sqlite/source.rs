@@ -87,7 +87,10 @@ impl Reading {
             if self.until == Until::Head {
                 return Ok(None);
             }
-            self.newest.changed().await.map_err(|error| Error::unavailable("the database was closed").because(error))?;
+            self.newest
+                .changed()
+                .await
+                .map_err(|error| Error::unavailable("the database was closed").because(error))?;
         }
     }
 

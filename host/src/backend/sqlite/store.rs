@@ -77,7 +77,8 @@ impl Store for Sqlite {
 
     async fn scan(&self, scope: &Scope, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(Key, Bytes)>> {
         let beyond = beyond(prefix);
-        let mut sql = "SELECT key, value FROM state WHERE tenant = ?1 AND consumer = ?2 AND part = ?3 AND key >= ?4".to_owned();
+        let mut sql =
+            "SELECT key, value FROM state WHERE tenant = ?1 AND consumer = ?2 AND part = ?3 AND key >= ?4".to_owned();
         sql.push_str(after.map_or("", |_| " AND key > ?5"));
         sql.push_str(beyond.as_ref().map_or("", |_| " AND key < ?6"));
         sql.push_str(" ORDER BY key LIMIT ?7");
@@ -149,7 +150,9 @@ mod tests {
 
     #[test]
     fn what_is_beyond_a_prefix_follows_all_that_begin_with_it() {
-        for (prefix, next) in [("a", "b"), ("az", "a{"), ("\u{7f}", "\u{80}"), ("\u{d7ff}", "\u{e000}"), ("a\u{10ffff}", "b")] {
+        for (prefix, next) in
+            [("a", "b"), ("az", "a{"), ("\u{7f}", "\u{80}"), ("\u{d7ff}", "\u{e000}"), ("a\u{10ffff}", "b")]
+        {
             assert_eq!(beyond(prefix).as_deref(), Some(next));
         }
         assert_eq!(beyond(""), None);

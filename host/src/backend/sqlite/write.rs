@@ -59,8 +59,7 @@ impl Sqlite {
                 writes.push((consumer, key, value.as_ref()));
             }
         }
-        let both =
-            [("sqlite state", encode::SET_STATE, sets), ("sqlite state deletes", encode::DELETE_STATE, deletes)];
+        let both = [("sqlite state", encode::SET_STATE, sets), ("sqlite state deletes", encode::DELETE_STATE, deletes)];
         for (point, sql, writes) in both {
             if !writes.is_empty() {
                 self.0.failpoints.hit(point)?;
