@@ -72,7 +72,8 @@ impl<'a, R: BufRead> Lines<'a, R> {
             let mut line = Vec::new();
             let most = LINE_BYTES_MAX as u64 + 1;
             let read = self.input.by_ref().take(most).read_until(b'\n', &mut line);
-            let length = read.map_err(|error| Error::unavailable(format!("{} cannot be read", self.name)).because(error))?;
+            let length =
+                read.map_err(|error| Error::unavailable(format!("{} cannot be read", self.name)).because(error))?;
             if length == 0 {
                 return Ok(None);
             }
@@ -240,7 +241,9 @@ mod tests {
         let line = r#" { "type":1, "foreign_id":"a", "metadata": {"b": 2.50, "a": [1e3, " \" x "], "n": null} } "#;
         let event = events(line).unwrap().remove(0).event;
         assert_eq!(event.metadata, r#"{"b":2.50,"a":[1e3," \" x "],"n":null}"#.as_bytes());
-        let of = |metadata: &str| events(&format!("{{\"type\":1,\"foreign_id\":\"\"{metadata}}}")).unwrap().remove(0).event.metadata;
+        let of = |metadata: &str| {
+            events(&format!("{{\"type\":1,\"foreign_id\":\"\"{metadata}}}")).unwrap().remove(0).event.metadata
+        };
         assert_eq!(of(",\"metadata\":null"), "null");
         assert_eq!(of(""), "");
         assert_eq!(of(",\"metadata_text\":\"é\\n\""), "é\n");

@@ -49,6 +49,12 @@ impl Guest {
     }
 }
 
+/// The engine of this process.
+pub fn engine() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(|| Engine::new().unwrap_or_else(|error| std::panic::panic_any(format!("{error:?}"))))
+}
+
 /// The folder with the built guests. The first caller of all test processes builds them, the others wait for it.
 fn built() -> Result<&'static Path> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();

@@ -84,8 +84,7 @@ fn what_is_wrong_is_an_object_a_line_where_json_is_asked_for() {
     let folder = project(&GOOD.replace("stream = \"orders\"", "stream = \"order\"\nretires = 3"));
     let output = run(folder.path(), &["config", "check", "--json"]);
     assert_eq!(output.status.code(), Some(2));
-    let problems: Vec<Value> =
-        text(&output.stderr).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let problems: Vec<Value> = text(&output.stderr).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(problems.len(), 2);
     assert_eq!(problems[0]["code"], "config.unknown-stream");
     assert_eq!(problems[1]["path"], "consumer.billing.retires");

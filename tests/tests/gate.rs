@@ -1,12 +1,18 @@
 //! What is no guest is refused before it can do anything, with a sentence that says what it is.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use bytes::Bytes;
 use tendon::{
+    deployment::StateScope,
     error::{Error, Kind},
     limits::Limits,
-    runtime::{Engine, HandlerKind, inspect},
+    runtime::{Engine, GuestFactory, HandlerKind, inspect},
 };
-use tendon_tests::guests::Guest;
+use tendon_tests::{
+    guests::{Guest, Setup},
+    shelf::Shelf,
+};
 
 async fn refusal(bytes: impl Into<Bytes>) -> Error {
     let engine = Engine::new().unwrap();
@@ -61,20 +67,25 @@ async fn a_flipped_byte_is_refused_or_harmless_and_never_a_panic() {
 
 #[tokio::test]
 async fn native_code_is_refused() {
-    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
-    elf.resize(64, 0);
+    // The header that wasmtime's own object files have: 64 bits, little-endian, its number for the system, its flag.
+    let mut elf = vec![0; 4096];
+    elf[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\xc8");
+    elf[16] = 1;
+    elf[18] = 62;
+    elf[20] = 1;
+    elf[48] = 2;
+    elf[52] = 64;
     let error = refusal(elf).await;
-    assert!(error.to_string().starts_with("not a component") || error.to_string().contains("native"), "{error}");
+    assert!(error.to_string().starts_with("precompiled native code"), "{error}");
 }
 
 #[tokio::test]
 async fn a_wit_package_is_no_guest() {
-    let package = component(
-        r#"(component (type (export "t") (component (type (component
-            (export (interface "a:b/c@1.0.0") (instance)))) (export "c" (type 0)))))"#,
-    );
-    let text = refusal(package).await.to_string();
-    assert!(text.starts_with("a WIT package") || text.contains("exports no handler"), "{text}");
+    let mut resolve = wit_parser::Resolve::default();
+    let package = resolve.push_str("a.wit", "package a:b@1.0.0; interface c { f: func(); }").unwrap();
+    let bytes = wit_component::encode(&resolve, package).unwrap();
+    let error = refusal(bytes).await;
+    assert!(error.to_string().starts_with("a WIT package, not a component"), "{error}");
 }
 
 #[tokio::test]
@@ -111,15 +122,37 @@ async fn unknown_imports_are_named_all_of_them() {
 }
 
 #[tokio::test]
-async fn a_handler_of_another_shape_does_not_fit() {
+async fn an_import_of_another_shape_does_not_fit() {
+    let wat = r#"(component
+        (import "tendon:consumer/config@0.1.3" (instance (export "count" (func (result u32)))))
+        (instance $i)
+        (export "tendon:consumer/handler@0.1.0" (instance $i)))"#;
+    let error = refusal(component(wat)).await;
+    assert!(error.to_string().starts_with("the component does not fit tendon:consumer 0.1"), "{error}");
+    assert!(error.to_string().contains("count"), "{error}");
+}
+
+#[tokio::test]
+async fn a_handler_of_another_shape_does_not_start() {
     let wat = r#"(component
         (core module $m (func (export "f")))
         (core instance $m (instantiate $m))
         (func $f (canon lift (core func $m "f")))
         (instance $i (export "handle" (func $f)))
         (export "tendon:consumer/handler@0.1.0" (instance $i)))"#;
-    let error = refusal(component(wat)).await;
-    assert!(error.to_string().starts_with("the component does not fit tendon:consumer 0.1"), "{error}");
+    let setup = Setup {
+        guest: Guest::Hostile,
+        behaviour: "ok",
+        limits: Limits::default(),
+        scope: StateScope::Consumer,
+        store: Arc::new(Shelf::Empty),
+    };
+    let engine = Engine::new().unwrap();
+    let compiled = engine.compile(component(wat).into(), &setup.limits).await.unwrap();
+    let factory = GuestFactory::new(&engine, compiled, BTreeMap::new(), &setup.limits).unwrap();
+    let error = factory.trial(setup.view().unwrap()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    assert!(error.to_string().contains("does not fit tendon:consumer 0.1"), "{error}");
 }
 
 #[tokio::test]

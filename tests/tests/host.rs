@@ -183,6 +183,7 @@ fn an_edited_config_restarts_what_changed_and_an_invalid_one_changes_nothing() {
     project.write("tendon.toml", config("counter").replace("retry", "retires"));
     let line = host.line("unknown");
     assert!(line.contains("retires"), "{line}");
+    project.write("tendon.toml", config("counter").replace("attempts = 3", "attempts = 4"));
     project.append("events", &json!({}));
     project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "1");
 }
@@ -239,7 +240,7 @@ fn an_import_with_a_bad_line_adds_nothing_and_a_repeated_one_adds_nothing_more()
     project.write("bad.jsonl", "{\"type\":1,\"foreign_id\":\"a\"}\n{\"type\":\"x\"}\n");
     let refused = project.run(&["event", "import", "events", "bad.jsonl"]);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("bad.jsonl:2"), "the line is named");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("bad.jsonl, line 2"), "the line is named");
     assert_eq!(events(&project), 0);
     project.write("good.jsonl", "{\"type\":1,\"foreign_id\":\"a\"}\n{\"type\":1,\"foreign_id\":\"a\"}\n");
     for _ in 0..2 {

@@ -1,10 +1,15 @@
 //! The macros that export a handler, and what they expand to.
 
+use std::hint::black_box;
+
 use crate::{
-    Error,
+    Error, Event, Result,
     bindings::imports::tendon::consumer::types::{BatchFailure, Failure},
     logger,
 };
+
+/// A function that handles many events: the number is the index of the one that failed.
+type BatchHandler = fn(&[Event]) -> Result<(), (usize, Error)>;
 
 /// Exports a function as the consumer's handler: `fn handle(event: &Event) -> Result<()>`, called once for each event.
 /// With `init = f` also `fn f() -> Result<()>`, called once for each instance before its first event.
@@ -107,7 +112,7 @@ macro_rules! __implement {
                 event: $crate::Event,
             ) -> ::std::result::Result<(), $crate::__private::imports::tendon::consumer::types::Failure> {
                 $crate::__private::prepare();
-                $handle(&event).map_err($crate::__private::failure)
+                $crate::__private::handle_one($handle, &event)
             }
         }
     };
@@ -117,7 +122,7 @@ macro_rules! __implement {
                 events: ::std::vec::Vec<$crate::Event>,
             ) -> ::std::result::Result<(), $crate::__private::imports::tendon::consumer::types::BatchFailure> {
                 $crate::__private::prepare();
-                $handle(&events).map_err($crate::__private::batch_failure)
+                $crate::__private::handle_batch($handle, &events)
             }
         }
     };
@@ -128,14 +133,17 @@ pub fn prepare() {
     logger::install();
 }
 
-/// A handler's error, as it crosses to the host.
-pub fn failure(error: Error) -> Failure {
-    error.into_failure()
+/// A call of a handler. It is not inlined, so that a backtrace shows the author's function by its name.
+pub fn handle_one(handle: fn(&Event) -> Result<()>, event: &Event) -> Result<(), Failure> {
+    black_box(handle)(event).map_err(Error::into_failure)
 }
 
-/// A batch handler's error, as it crosses to the host.
-pub fn batch_failure((index, error): (usize, Error)) -> BatchFailure {
-    BatchFailure { index: u32::try_from(index).unwrap_or(u32::MAX), failure: error.into_failure() }
+/// A call of a batch handler, likewise.
+pub fn handle_batch(handle: BatchHandler, events: &[Event]) -> Result<(), BatchFailure> {
+    black_box(handle)(events).map_err(|(index, error)| BatchFailure {
+        index: u32::try_from(index).unwrap_or(u32::MAX),
+        failure: error.into_failure(),
+    })
 }
 
 /// The error of `init`, as it crosses to the host.

@@ -61,6 +61,6 @@ pub mod __private {
     //! What the macros expand to.
     pub use crate::{
         bindings::{batch_consumer, consumer, imports, lifecycle},
-        export::{batch_failure, failure, init_error, prepare},
+        export::{handle_batch, handle_one, init_error, prepare},
     };
 }

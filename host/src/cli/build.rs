@@ -81,13 +81,22 @@ pub async fn build(args: &Args, talk: impl Fn(&str)) -> Result<Vec<Built>> {
     };
     let status = running.wait().await.map_err(|error| missing("cargo", error))?;
     if !status.success() {
-        return Err(Error::invalid(format!("{} does not build: cargo ended with {status}", args.folder.display())));
+        return Err(Error::invalid(format!(
+            "the folder {} does not build: cargo ended with {status}",
+            shown(&args.folder)
+        ))
+        .help("cargo's messages above say why"));
     }
     if artifacts.components.is_empty() {
-        return Err(Error::invalid(format!("{} has no component", args.folder.display()))
+        return Err(Error::invalid(format!("the folder {} has no component", shown(&args.folder)))
             .help("add to its Cargo.toml: [lib] crate-type = [\"cdylib\"]"));
     }
     artifacts.components.iter().map(|path| finish(path, artifacts.sdk.as_deref())).collect()
+}
+
+/// A folder by its full path: `.` says nothing in a log.
+fn shown(folder: &Path) -> String {
+    std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()).display().to_string()
 }
 
 /// Sees to it that Rust's part of the target is there.
@@ -225,7 +234,8 @@ mod tests {
         artifacts.take(
             r#"{"reason":"compiler-artifact","package_id":"path+file:///w/guest-sdk/rust#tendon-sdk@0.1.0","filenames":["/t/lib.rlib"]}"#,
         );
-        artifacts.take(r#"{"reason":"compiler-artifact","package_id":"path+file:///w/a#0.3.0","filenames":["/t/a.wasm"]}"#);
+        artifacts
+            .take(r#"{"reason":"compiler-artifact","package_id":"path+file:///w/a#0.3.0","filenames":["/t/a.wasm"]}"#);
         assert_eq!(artifacts.components, [PathBuf::from("/t/a.wasm")]);
         assert_eq!(artifacts.sdk.as_deref(), Some("0.1.0"));
         assert_eq!(version_of(SDK, "path+file:///w/tendon-sdk#0.2.0").as_deref(), Some("0.2.0"));

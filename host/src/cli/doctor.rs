@@ -7,6 +7,7 @@ use tokio::process::Command;
 
 use super::{Ctx, build, output::Format, problem::Exit};
 use crate::{
+    backend::sqlite,
     config::{Components, Config, Problem, resolved::StoreUrl},
     error::Result,
     tenant::Name,
@@ -91,9 +92,11 @@ async fn toolchain() -> Vec<Check> {
     }
     checks.push(match build::target_is_installed(Path::new(".")).await {
         Ok(true) => Check::ok("wasm32-wasip2", "it is installed"),
-        Ok(false) => {
-            Check::warn("wasm32-wasip2", "it is not installed", "rustup target add wasm32-wasip2 (`tendon build` does it)")
-        }
+        Ok(false) => Check::warn(
+            "wasm32-wasip2",
+            "it is not installed",
+            "rustup target add wasm32-wasip2 (`tendon build` does it)",
+        ),
         Err(error) => Check::warn("wasm32-wasip2", error.chain(), error.way_out().unwrap_or_default()),
     });
     checks
@@ -136,6 +139,10 @@ fn store_file(name: &Name, file: &Path) -> Check {
     }
     if !file.exists() {
         return Check::ok(check, format!("{shown} will be made"));
+    }
+    if let Some(holder) = sqlite::holder(file) {
+        // Not a mistake: it is in use, and commands about it go to that host.
+        return Check::ok(check, format!("{shown} is held by the host with pid {}", holder.pid));
     }
     match OpenOptions::new().read(true).append(true).open(file) {
         Ok(_) => Check::ok(check, format!("{shown} can be written to")),

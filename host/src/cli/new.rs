@@ -73,7 +73,8 @@ pub fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         ctx.out.list(&listed, &["template", "what it is"], |item| vec!["rust".to_owned(), item.what.to_owned()])?;
         return Ok(Exit::Ok);
     }
-    let here = std::env::current_dir().map_err(|error| Error::unavailable("there is no current folder").because(error))?;
+    let here =
+        std::env::current_dir().map_err(|error| Error::unavailable("there is no current folder").because(error))?;
     let own = || here.file_name().map(|name| name.to_string_lossy().into_owned());
     let name = args.name.clone().or_else(own).unwrap_or_default();
     let folder = if args.here { here } else { here.join(&name) };

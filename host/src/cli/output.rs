@@ -74,12 +74,7 @@ pub struct Output {
 
 impl Output {
     /// Writes a list: an array, or a table with these headers.
-    pub fn list<T: Serialize>(
-        &self,
-        items: &[T],
-        headers: &[&str],
-        row: impl Fn(&T) -> Vec<String>,
-    ) -> Result<()> {
+    pub fn list<T: Serialize>(&self, items: &[T], headers: &[&str], row: impl Fn(&T) -> Vec<String>) -> Result<()> {
         match self.format {
             Format::Json => self.json(items),
             Format::Table => self.text(&table(headers, items.iter().map(row))),

@@ -35,7 +35,9 @@ impl Exit {
         match error.kind() {
             Kind::Invalid => Self::Invalid,
             Kind::Unavailable => Self::Environment,
-            Kind::NotFound | Kind::Denied | Kind::Limit | Kind::Fenced | Kind::Ambiguous | Kind::Corrupt => Self::Failed,
+            Kind::NotFound | Kind::Denied | Kind::Limit | Kind::Fenced | Kind::Ambiguous | Kind::Corrupt => {
+                Self::Failed
+            }
         }
     }
 }
@@ -64,7 +66,11 @@ pub fn report(error: &Error, format: Format, color: bool) {
 fn coloured(problem: &Problem) -> String {
     let text = problem.to_string();
     let text = text.replacen("error[", &format!("{RED}error["), 1).replacen("]:", &format!("]{PLAIN}:"), 1);
-    text.replacen("\n  -->", &format!("\n  {BLUE}-->{PLAIN}"), 1).replacen("\nhelp:", &format!("\n{BLUE}help{PLAIN}:"), 1)
+    text.replacen("\n  -->", &format!("\n  {BLUE}-->{PLAIN}"), 1).replacen(
+        "\nhelp:",
+        &format!("\n{BLUE}help{PLAIN}:"),
+        1,
+    )
 }
 
 #[cfg(test)]

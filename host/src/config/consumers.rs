@@ -126,7 +126,7 @@ impl Resolver<'_, '_> {
         };
         if &stream.id.tenant != tenant {
             let message = format!("stream `{text}` belongs to tenant `{}`, not to `{tenant}`", stream.id.tenant);
-            let suggestion = format!("write `tenant = \"{}\"` in both, or declare another stream", tenant);
+            let suggestion = format!("write `tenant = \"{tenant}\"` in both, or declare another stream");
             self.places.at_value(Code::OtherTenant, path, message, Some(suggestion));
         }
         Some(stream)

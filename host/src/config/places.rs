@@ -15,13 +15,7 @@ pub(super) struct Places<'a> {
 
 impl<'a> Places<'a> {
     pub(super) fn new(text: &'a str, file: &Path) -> Self {
-        Self {
-            text,
-            file: file.display().to_string(),
-            keys: HashMap::new(),
-            values: HashMap::new(),
-            found: Vec::new(),
-        }
+        Self { text, file: file.display().to_string(), keys: HashMap::new(), values: HashMap::new(), found: Vec::new() }
     }
 
     /// Remembers where a key, and its value, stands.
@@ -107,7 +101,8 @@ pub(super) fn below(path: &str, key: &str) -> String {
 pub(super) fn did_you_mean<'n>(found: &str, names: impl IntoIterator<Item = &'n str>) -> Option<String> {
     let folded = found.to_lowercase().replace('_', "-");
     let distance = |name: &str| strsim::damerau_levenshtein(&folded, name);
-    let (name, distance) = names.into_iter().map(|name| (name, distance(name))).min_by_key(|(_, distance)| *distance)?;
+    let (name, distance) =
+        names.into_iter().map(|name| (name, distance(name))).min_by_key(|(_, distance)| *distance)?;
     let near = distance <= 1.max(name.len().max(found.len()) / 3) || strsim::jaro_winkler(&folded, name) > 0.85;
     near.then(|| format!("did you mean `{name}`?"))
 }

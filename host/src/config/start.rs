@@ -93,7 +93,21 @@ mod tests {
     #[test]
     fn anything_else_is_refused_with_the_forms() {
         let long = format!("id:{}", "x".repeat(256));
-        for text in ["", "Earliest", "5", "+", "+-1", "++1", "-x", "@", "@-", "@yesterday", "id:", &long, "+99999999999999999999"] {
+        for text in [
+            "",
+            "Earliest",
+            "5",
+            "+",
+            "+-1",
+            "++1",
+            "-x",
+            "@",
+            "@-",
+            "@yesterday",
+            "id:",
+            &long,
+            "+99999999999999999999",
+        ] {
             let error = text.parse::<Start>().unwrap_err();
             assert!(error.way_out().is_some_and(|help| help.contains(FORMS)), "{text}");
         }

@@ -197,14 +197,18 @@ fn only_a_sqlite_file_is_a_store() {
 #[test]
 fn names_are_checked_where_they_are_keys() {
     let problem = only("[stream.My_Orders]");
-    assert_eq!((&*problem.code, problem.suggestion.as_deref()), ("config.bad-value", Some("did you mean `my-orders`?")));
+    assert_eq!(
+        (&*problem.code, problem.suggestion.as_deref()),
+        ("config.bad-value", Some("did you mean `my-orders`?"))
+    );
     assert_eq!(only("[stream.\"\"]").suggestion.as_deref(), Some("did you mean `a-name`?"));
 }
 
 #[test]
 fn an_equal_consumer_is_equal_and_a_changed_one_is_not() {
     let before = parsed(GOOD).unwrap();
-    let after = parsed(&format!("# a comment\n{GOOD}batch = {{ max = 1 }}\n[consumer.b]\ncomponent=\"b\"\nstream=\"orders\""));
+    let after =
+        parsed(&format!("# a comment\n{GOOD}batch = {{ max = 1 }}\n[consumer.b]\ncomponent=\"b\"\nstream=\"orders\""));
     let after = after.unwrap();
     let billing = |config: &Config| config.consumers.get(&"billing".parse().unwrap()).unwrap().clone();
     assert_ne!(billing(&before), billing(&after));

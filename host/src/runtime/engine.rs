@@ -19,6 +19,7 @@ use super::{
     },
     inspection::{HandlerKind, Inspection, inspect},
     ticker::Ticker,
+    trap,
 };
 use crate::{
     error::{Error, Result},
@@ -168,7 +169,7 @@ impl Engine {
         let component = Component::from_binary(&self.0.engine, bytes)
             .map_err(|error| Error::invalid(format!("not a valid component: {}", error.root_cause())))?;
         let misfit = |error: wasmtime::Error| {
-            Error::invalid(format!("the component does not fit tendon:consumer 0.1: {}", chain(&error)))
+            Error::invalid(format!("the component does not fit tendon:consumer 0.1: {}", trap::chain(&error)))
                 .help("build it against the WIT of this version, with the SDK of this version")
         };
         let pre = self.0.linker.instantiate_pre(&component).map_err(misfit)?;
@@ -198,8 +199,4 @@ impl Engine {
 async fn off_the_data_plane<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Error::invalid("the compiler ended before the component was compiled").because(error))?
-}
-
-fn chain(error: &wasmtime::Error) -> String {
-    error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -10,6 +10,7 @@
 //! | `meter`, `memory` | what a guest may use, and the ends of those that use more |
 //! | `trap` | why a guest ended, as a failure that an operator can read |
 
+mod call;
 mod context;
 mod engine;
 mod factory;
@@ -20,6 +21,7 @@ mod instance;
 mod memory;
 mod meter;
 mod output;
+mod start;
 mod ticker;
 mod trap;
 mod watchdog;

@@ -74,6 +74,11 @@ impl From<Error> for Stop {
     }
 }
 
+/// An error with its causes, joined by `: `.
+pub(super) fn chain(error: &wasmtime::Error) -> String {
+    error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Reads wasmtime's error: the kind of failure and its message, with the guest's last words and a backtrace.
 pub(super) fn read(error: wasmtime::Error, last_words: &str, limits: &Limits) -> (FailureKind, String) {
     let frames = error.downcast_ref::<WasmBacktrace>().map(readable_frames).unwrap_or_default();
@@ -152,10 +157,14 @@ fn with_frames(mut message: String, frames: &[String]) -> String {
     message
 }
 
-/// The guest's own frames: without the machinery of panics above them, and of the boundary below.
+/// The guest's own frames: without the machinery of panics above them, and of the boundary below, unless there is
+/// nothing else.
 fn readable_frames(backtrace: &WasmBacktrace) -> Vec<String> {
     let names: Vec<String> = backtrace.frames().iter().map(name).collect();
-    let own: Vec<&String> = names.iter().filter(|name| !is_machinery(name)).collect();
+    let mut own: Vec<&String> = names.iter().filter(|name| !is_machinery(name) && !is_boundary(name)).collect();
+    if own.is_empty() {
+        own = names.iter().filter(|name| !is_machinery(name)).collect();
+    }
     let mut shown: Vec<String> = Vec::new();
     let mut repeats = 0;
     for name in own {
@@ -184,22 +193,28 @@ fn name(frame: &FrameInfo) -> String {
     }
 }
 
+/// What a language runs between a panic and its end.
 fn is_machinery(name: &str) -> bool {
-    const PANICS: [&str; 9] = [
+    const STARTS: [&str; 11] = [
         "std::panicking",
         "core::panicking",
+        "core::option::unwrap_failed",
+        "core::option::expect_failed",
+        "core::result::unwrap_failed",
         "std::sys",
+        "std::process::abort",
         "__rustc",
         "__rust_",
         "rust_panic",
         "rust_begin_unwind",
-        "std::process::abort",
-        "abort",
     ];
-    const BOUNDARY: [&str; 5] = ["__export_", "_export_", "__cabi", "cabi_", "tendon:consumer/"];
-    PANICS.iter().chain(&BOUNDARY).any(|prefix| name.trim_start_matches('<').starts_with(prefix))
-        || name.contains("_export_handle")
-        || name.contains("::__tendon")
+    name == "abort" || STARTS.iter().any(|start| name.starts_with(start))
+}
+
+/// What stands between the host and the author's function.
+fn is_boundary(name: &str) -> bool {
+    const STARTS: [&str; 3] = ["tendon:consumer/", "__export_", "tendon_sdk::"];
+    STARTS.iter().any(|start| name.starts_with(start)) || name.contains("_export_handle")
 }
 
 #[cfg(test)]

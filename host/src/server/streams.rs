@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::{
     changes::Changes,
-    error::{Error, Result},
+    error::Result,
     event::{Cursor, Event, EventId, EventKey, Timestamp},
     event_file,
     host::Catalog,

@@ -15,7 +15,6 @@ use sqlx::{Connection as _, Row as _, sqlite::SqliteConnectOptions};
 use tendon::{
     backend::{Database, Durability, Options},
     changes::{Changes, Emit},
-    clock::Clock,
     committer::Committer,
     consumer::Version,
     event::{EventKey, NewEvent, Timestamp},
