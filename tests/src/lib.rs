@@ -2,9 +2,15 @@
 
 pub mod bench;
 pub mod binary;
+pub mod deployments;
+pub mod faulty;
 pub mod guests;
 pub mod native;
+pub mod place;
 pub mod project;
 pub mod proof;
 pub mod shelf;
 pub mod sim;
+pub mod source_suite;
+pub mod store_suite;
+pub mod sweep_suite;

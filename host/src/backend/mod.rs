@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::{
     error::{Error, Result},
     event::Cursor,
+    limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX},
     source::Source,
     store::{Commit, Move, Position, Store},
     tenant::StreamId,
@@ -163,6 +164,19 @@ fn fenced(r#move: &Move, found: Option<&Position>) -> Error {
 fn check(commit: &Commit) -> Result<()> {
     if commit.changes.consumer.is_none() && !commit.changes.writes.is_empty() {
         return Err(Error::invalid(format!("{}: state without the consumer whose it is", label(commit))));
+    }
+    for (key, value) in &commit.changes.writes {
+        let value_bytes = value.as_ref().map_or(0, Bytes::len);
+        for (what, found, most) in
+            [("key", key.key.len(), STATE_KEY_BYTES_MAX), ("value", value_bytes, STATE_VALUE_BYTES_MAX)]
+        {
+            if found > most {
+                let label = label(commit);
+                return Err(Error::limit(format!(
+                    "{label}: a state {what} has {found} bytes, at most {most} are allowed"
+                )));
+            }
+        }
     }
     Ok(())
 }

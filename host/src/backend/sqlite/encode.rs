@@ -16,7 +16,8 @@ use crate::{
 
 /// The most bytes of one statement; SQLite's own limit is 10⁹.
 const ARENA_BYTES_MAX: usize = 900_000_000;
-/// A piece of a state's arena is one number: where it begins, and in the lower bits the lengths of key and value.
+/// A piece of a state's arena is one number: where it begins, and in the lower bits the lengths of key and value, which
+/// `backend::check` has held to their limits.
 const KEY_LENGTH_BITS: u32 = 11;
 const VALUE_LENGTH_BITS: u32 = 21;
 const _: () = assert!(STATE_KEY_BYTES_MAX < 1 << KEY_LENGTH_BITS && STATE_VALUE_BYTES_MAX < 1 << VALUE_LENGTH_BITS);
@@ -93,23 +94,17 @@ pub(super) fn state(mut writes: Vec<Write<'_>>) -> Result<Parameters> {
         let mut packed = Vec::with_capacity(same.len());
         for (_, StateKey { key, .. }, value) in same {
             let value = value.map_or(&[][..], |value| value);
-            packed.push(pack(&mut arena, key, value)?);
+            packed.push(pack(&mut arena, key, value));
         }
         parts.push(json!([consumer.tenant, consumer.name, at, part.len(), packed]));
     }
     Ok(Parameters { json: Value::from(parts).to_string(), bytes: arena.finish()? })
 }
 
-fn pack(arena: &mut Arena, key: &ByteString, value: &[u8]) -> Result<usize> {
-    for (what, found, most) in [("key", key.len(), STATE_KEY_BYTES_MAX), ("value", value.len(), STATE_VALUE_BYTES_MAX)]
-    {
-        if found > most {
-            return Err(Error::limit(format!("a state {what} has {found} bytes, at most {most} are allowed")));
-        }
-    }
+fn pack(arena: &mut Arena, key: &ByteString, value: &[u8]) -> usize {
     let at = arena.push(key.as_bytes());
     arena.push(value);
-    Ok(at << (KEY_LENGTH_BITS + VALUE_LENGTH_BITS) | key.len() << VALUE_LENGTH_BITS | value.len())
+    at << (KEY_LENGTH_BITS + VALUE_LENGTH_BITS) | key.len() << VALUE_LENGTH_BITS | value.len()
 }
 
 /// The parameters of a table's `append`.

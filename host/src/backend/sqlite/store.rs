@@ -19,12 +19,6 @@ const CLAIM: &str = "
     ON CONFLICT DO UPDATE SET fence = excluded.fence, owner = excluded.owner
     RETURNING *";
 
-const SCAN: &str = "
-    SELECT key, value FROM state
-    WHERE tenant = ?1 AND consumer = ?2 AND part = ?3 AND key >= ?4 AND key > ?5
-        AND substr(CAST(key AS BLOB), 1, octet_length(?4)) = CAST(?4 AS BLOB)
-    ORDER BY key LIMIT ?6";
-
 const ACTIVE: &str = "
     SELECT * FROM deployment AS d
     WHERE epoch = (SELECT max(epoch) FROM deployment WHERE tenant = d.tenant AND consumer = d.consumer)
@@ -82,13 +76,19 @@ impl Store for Sqlite {
     }
 
     async fn scan(&self, scope: &Scope, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(Key, Bytes)>> {
-        let sql = if after.is_some() { SCAN.to_owned() } else { SCAN.replace(" AND key > ?5", "") };
+        let beyond = beyond(prefix);
+        let mut sql =
+            "SELECT key, value FROM state WHERE tenant = ?1 AND consumer = ?2 AND part = ?3 AND key >= ?4".to_owned();
+        sql.push_str(after.map_or("", |_| " AND key > ?5"));
+        sql.push_str(beyond.as_ref().map_or("", |_| " AND key < ?6"));
+        sql.push_str(" ORDER BY key LIMIT ?7");
         let rows = sqlx::query_as(AssertSqlSafe(sql))
             .bind(scope.consumer.tenant.0.as_str())
             .bind(scope.consumer.name.as_str())
             .bind(&*scope.part)
             .bind(prefix)
             .bind(after)
+            .bind(beyond)
             .bind(i64::from(limit));
         let rows: Vec<(String, Vec<u8>)> =
             rows.fetch_all(&self.0.readers).await.map_err(|error| self.failed("read state from", error))?;
@@ -129,5 +129,33 @@ impl Store for Sqlite {
 impl Sqlite {
     fn rows<T>(&self, rows: sqlx::Result<Vec<T>>) -> Result<Vec<T>> {
         rows.map_err(|error| self.failed("read", error))
+    }
+}
+
+/// The first text after all that begin with a prefix; none where there is no end to them.
+fn beyond(prefix: &str) -> Option<String> {
+    let mut text = prefix.to_owned();
+    while let Some(last) = text.pop() {
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            text.push(next);
+            return Some(text);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beyond_a_prefix_follows_all_that_begin_with_it() {
+        for (prefix, next) in
+            [("a", "b"), ("az", "a{"), ("\u{7f}", "\u{80}"), ("\u{d7ff}", "\u{e000}"), ("a\u{10ffff}", "b")]
+        {
+            assert_eq!(beyond(prefix).as_deref(), Some(next));
+        }
+        assert_eq!(beyond(""), None);
+        assert_eq!(beyond("\u{10ffff}"), None);
     }
 }
