@@ -41,8 +41,38 @@ pub(super) struct Call {
     /// How many events it handles; none in `init`.
     pub(super) events: u32,
     host_calls: u64,
-    log_bytes: u64,
-    log_is_cut: bool,
+    log: LogBudget,
+}
+
+/// The bytes of log lines of a call.
+#[derive(Default)]
+struct LogBudget {
+    used_bytes: u64,
+    is_spent: bool,
+}
+
+/// What becomes of a line.
+#[derive(Debug, PartialEq, Eq)]
+enum Line<'a> {
+    Whole(&'a str),
+    Cut(&'a str),
+    Dropped,
+}
+
+impl LogBudget {
+    /// The first line that does not fit is cut, those after it are dropped.
+    fn admit<'a>(&mut self, message: &'a str, most_bytes: u64) -> Line<'a> {
+        if self.is_spent {
+            return Line::Dropped;
+        }
+        let left = usize::try_from(most_bytes.saturating_sub(self.used_bytes)).unwrap_or(usize::MAX);
+        if message.len() <= left {
+            self.used_bytes += message.len() as u64;
+            return Line::Whole(message);
+        }
+        self.is_spent = true;
+        Line::Cut((0..=left).rev().find_map(|at| message.get(..at)).unwrap_or_default())
+    }
 }
 
 impl Ctx {
@@ -113,19 +143,16 @@ impl Ctx {
 
     /// Writes a line to the guest's log, as far as its allowance goes.
     pub(super) fn log(&mut self, level: tracing::Level, message: &str) {
-        if self.call.log_is_cut {
-            return;
+        let most = self.allowance(self.limits.log_bytes);
+        match self.call.log.admit(message, most) {
+            Line::Whole(message) => self.write_line(level, message),
+            Line::Cut(cut) => {
+                let limit = ByteSize::b(self.limits.log_bytes).display().iec();
+                let text = format!("{cut}… (the rest is cut: limits.log is {limit} for one event)");
+                self.write_line(level, &text);
+            }
+            Line::Dropped => {}
         }
-        let left = self.allowance(self.limits.log_bytes).saturating_sub(self.call.log_bytes);
-        let left = usize::try_from(left).unwrap_or(usize::MAX);
-        self.call.log_bytes += message.len() as u64;
-        if message.len() <= left {
-            return self.write_line(level, message);
-        }
-        self.call.log_is_cut = true;
-        let cut = (0..=left).rev().find_map(|at| message.get(..at)).unwrap_or_default();
-        let limit = ByteSize::b(self.limits.log_bytes).display().iec();
-        self.write_line(level, &format!("{cut}… (the rest is cut: limits.log is {limit} for one event)"));
     }
 
     fn write_line(&self, level: tracing::Level, message: &str) {
@@ -155,5 +182,22 @@ impl Ctx {
 impl WasiView for Ctx {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.handles }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_lines_are_written_up_to_their_limit_and_then_cut_at_a_character() {
+        let mut budget = LogBudget::default();
+        assert_eq!(budget.admit("abcd", 10), Line::Whole("abcd"));
+        assert_eq!(budget.admit("efghij", 10), Line::Whole("efghij"));
+        assert_eq!(budget.admit("", 10), Line::Whole(""));
+        assert_eq!(budget.admit("k", 10), Line::Cut(""));
+        assert_eq!(budget.admit("", 10), Line::Dropped);
+        assert_eq!(LogBudget::default().admit("aää", 4), Line::Cut("aä"));
+        assert_eq!(LogBudget::default().admit("aää", 5), Line::Whole("aää"));
     }
 }
