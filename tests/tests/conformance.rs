@@ -46,10 +46,10 @@ conformance! {
         store_suite::attempts_survive_a_restart;
         store_suite::a_loser_takes_nobody_with_it;
         store_suite::many_shards_share_a_call;
-        store_suite::tenants_consumers_shards_and_parts_are_blind_to_each_other;
-        store_suite::a_scan_is_in_the_order_of_bytes;
-        store_suite::keys_are_read_in_the_order_asked_and_deleted;
-        store_suite::values_of_any_bytes_survive_up_to_their_limit;
+        state_suite::tenants_consumers_shards_and_parts_are_blind_to_each_other;
+        state_suite::a_scan_is_in_the_order_of_bytes;
+        state_suite::keys_are_read_in_the_order_asked_and_deleted;
+        state_suite::values_of_any_bytes_survive_up_to_their_limit;
         store_suite::emitted_events_are_in_their_streams_in_order;
         store_suite::an_event_key_is_appended_once;
         store_suite::fences_and_epochs_are_never_drawn_twice;

@@ -47,6 +47,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS_MAX: u32 = 4;
 /// Prepared statements that a connection keeps: three for each stream, and some twenty.
 const STATEMENTS_MAX: usize = 512;
+/// Pages that the log gathers before they go into the file, 16 MiB: a page that many commits write goes there once.
+const CHECKPOINT_PAGES: &str = "4000";
 
 /// A SQLite database. Clones are the same one.
 #[derive(Clone)]
@@ -191,5 +193,12 @@ fn connect_options(path: &Path, options: Options) -> SqliteConnectOptions {
         Durability::Full => SqliteSynchronous::Full,
         Durability::Relaxed => SqliteSynchronous::Normal,
     };
-    if options.read_only { connect } else { connect.journal_mode(SqliteJournalMode::Wal).synchronous(synchronous) }
+    if options.read_only {
+        connect
+    } else {
+        connect
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(synchronous)
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+    }
 }
