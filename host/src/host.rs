@@ -16,7 +16,10 @@ use crate::{
     backend::{self, Database, Options, sqlite::HostLock},
     clock::Clock,
     committer::Committer,
-    config::{Config, resolved::{Consumer as ConsumerConfig, Durability, Store as StoreConfig, StoreUrl}},
+    config::{
+        Config,
+        resolved::{Consumer as ConsumerConfig, Durability, Store as StoreConfig, StoreUrl},
+    },
     consumer::{Shard, Version},
     deploy::{Deployer, Proposal, check_change},
     deployment::Deployment,
@@ -212,7 +215,13 @@ impl Host {
         let to = version.factory.digest();
         let began = Instant::now();
         running.swap(Arc::new(version), SWAP_WAIT).await;
-        Some(Notice::Reloaded { consumer: id.clone(), from: from.short(), to: to.short(), swap: began.elapsed(), compiled_in })
+        Some(Notice::Reloaded {
+            consumer: id.clone(),
+            from: from.short(),
+            to: to.short(),
+            swap: began.elapsed(),
+            compiled_in,
+        })
     }
 
     /// Takes another config: consumers that are the same run on, the others are stopped, started or restarted.
@@ -398,9 +407,8 @@ async fn database(config: &StoreConfig, read_only: bool) -> Result<Database> {
 async fn read_settled(path: &Path) -> Result<Bytes> {
     const MOMENT: Duration = Duration::from_millis(20);
     const SETTLED: Duration = Duration::from_secs(2);
-    let failed = |error: std::io::Error| {
-        Error::invalid(format!("component {} cannot be read", path.display())).because(error)
-    };
+    let failed =
+        |error: std::io::Error| Error::invalid(format!("component {} cannot be read", path.display())).because(error);
     let stamp = || async { tokio::fs::metadata(path).await.map(|file| (file.len(), file.modified().ok())) };
     let mut before = stamp().await.map_err(failed)?;
     let is_old = before.1.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > SETTLED);

@@ -52,7 +52,11 @@ impl fmt::Display for Notice {
             Self::Reloaded { consumer, from, to, swap, compiled_in } => {
                 let (swap, compile) = (swap.as_secs_f64() * 1e3, compiled_in.as_secs_f64() * 1e3);
                 write!(f, "reloaded {} {from}… → {to}… in {swap:.1} ms ", consumer.name)?;
-                if compiled_in.is_zero() { f.write_str("(was compiled)") } else { write!(f, "(compiled in {compile:.0} ms)") }
+                if compiled_in.is_zero() {
+                    f.write_str("(was compiled)")
+                } else {
+                    write!(f, "(compiled in {compile:.0} ms)")
+                }
             }
             Self::Refused { consumer, running, error } => {
                 write!(f, "refused {}: {}; {running}… runs on", consumer.name, error.chain())

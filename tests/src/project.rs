@@ -3,7 +3,8 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
+    marker::PhantomData,
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -105,15 +106,20 @@ pub fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// A host that runs, and the lines that it prints. It is killed when this is dropped.
 pub struct Host<'p> {
-    project: &'p Project,
     child: Child,
     lines: mpsc::Receiver<String>,
+    /// The project's folder outlives the host.
+    project: PhantomData<&'p Project>,
 }
 
 impl<'p> Host<'p> {
-    /// Starts a command that goes on.
+    /// Starts a command of a project that goes on.
     pub fn start(project: &'p Project, arguments: &[&str]) -> Self {
-        let mut command = project.command(arguments);
+        Self::spawn(project.command(arguments))
+    }
+
+    /// Starts a command that goes on.
+    pub fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
@@ -126,7 +132,7 @@ impl<'p> Host<'p> {
         };
         forward(sender.clone(), Box::new(out));
         forward(sender, Box::new(err));
-        Self { project, child, lines }
+        Self { child, lines, project: PhantomData }
     }
 
     /// The process's id.
@@ -160,11 +166,6 @@ impl<'p> Host<'p> {
     pub fn code(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
-
-    /// The project that it runs.
-    pub fn project(&self) -> &Project {
-        self.project
-    }
 }
 
 impl Drop for Host<'_> {
@@ -173,9 +174,4 @@ impl Drop for Host<'_> {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A file's path as text.
-pub fn text(path: &Path) -> String {
-    path.display().to_string()
 }

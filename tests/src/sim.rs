@@ -122,7 +122,8 @@ async fn simulate(plan: Plan) -> Outcome {
         database.create_stream(&stream(text)).await.unwrap();
     }
     let faults = Arc::new(Faults::new(plan.compares));
-    let source = Arc::new(FaultySource { inner: database.source(&stream("in")).await.unwrap(), faults: faults.clone() });
+    let source =
+        Arc::new(FaultySource { inner: database.source(&stream("in")).await.unwrap(), faults: faults.clone() });
     let store: Arc<dyn Store> = Arc::new(FaultyStore { inner: database.store(), faults: faults.clone() });
     let clock = Clock::simulated(Timestamp(1_800_000_000_000_000));
 
@@ -168,7 +169,13 @@ async fn produce(store: Arc<dyn Store>, plan: Plan, clock: Clock) {
 }
 
 /// One host: runs the shard, is killed now and then at any await, and begins again.
-async fn host_life(number: u32, store: Arc<dyn Store>, source: Arc<dyn Source>, clock: Clock, restarts: Arc<AtomicU64>) {
+async fn host_life(
+    number: u32,
+    store: Arc<dyn Store>,
+    source: Arc<dyn Source>,
+    clock: Clock,
+    restarts: Arc<AtomicU64>,
+) {
     let factory = Native::new("v1", CountAndEmit);
     let version = Arc::new(Version { epoch: Epoch(0), spec: Arc::new(spec()), factory });
     loop {
@@ -364,4 +371,3 @@ impl Source for FaultySource {
         self.inner.compare(a, b)
     }
 }
-

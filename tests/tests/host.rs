@@ -215,7 +215,8 @@ fn without_a_host_reading_works_and_changing_says_how_to_start_one() {
 #[test]
 fn kill_minus_nine_at_any_moment_loses_and_repeats_nothing() {
     let project = Project::new(&config("counter"));
-    let lines: String = (0..2_000).map(|n| json!({"type": 1, "foreign_id": "a", "metadata": {"n": n}}).to_string() + "\n").collect();
+    let lines: String =
+        (0..2_000).map(|n| json!({"type": 1, "foreign_id": "a", "metadata": {"n": n}}).to_string() + "\n").collect();
     project.write("events.jsonl", lines);
     let host = project.host();
     assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());

@@ -188,7 +188,8 @@ fn nothing_is_left_to_do() {
     for file in files() {
         for (at, line) in file.text.lines().enumerate() {
             for (word, instead) in banned() {
-                if line.contains(&word) {
+                // What a guest does to be looked at is its own business.
+                if line.contains(&word) && !file.path.starts_with("tests/guests/") {
                     problems.push(format!("{}:{}: {word}: {instead}", file.path, at + 1));
                 }
             }

@@ -6,8 +6,8 @@ use crate::{Error, Event, Result};
 
 impl Event {
     /// The payload, read as JSON. A payload that is not such JSON will not be at the next attempt either, so the
-    /// error is a reject. What is read may borrow its texts from the event.
-    pub fn json<'e, T: Deserialize<'e>>(&'e self) -> Result<T> {
+    /// error is a reject. What borrows (`&str`) costs no copy.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
         serde_json::from_slice(&self.metadata).map_err(|error| {
             Error::reject(format!("the metadata of event {} is not what was expected: {error}", self.id))
         })

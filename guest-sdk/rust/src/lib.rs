@@ -34,6 +34,8 @@
 //!
 //! On any other target the same calls go to a host in memory: see [`testing`].
 
+#[cfg(any(test, all(feature = "allocator", target_arch = "wasm32", not(target_feature = "atomics"))))]
+mod allocator;
 mod bindings;
 pub mod config;
 pub mod emit;

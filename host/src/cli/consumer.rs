@@ -99,10 +99,8 @@ fn show(ctx: &Ctx, detail: &ConsumerDetail) -> Result<()> {
 
 fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
     let consumer = &detail.summary;
-    let mut lines = vec![
-        ("consumer", format!("{}/{}", consumer.tenant, consumer.name)),
-        ("status", consumer.status.clone()),
-    ];
+    let mut lines =
+        vec![("consumer", format!("{}/{}", consumer.tenant, consumer.name)), ("status", consumer.status.clone())];
     if let Some(reason) = &consumer.reason {
         let event = reason.event.as_ref().map(|event| format!(" at event {event}")).unwrap_or_default();
         lines.push(("reason", format!("{}{event}, since {}", reason.code, reason.since)));
@@ -121,7 +119,10 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
     if let Some(spec) = &detail.spec {
         let limits = &spec.limits;
         lines.push(("state", format!("{:?}", spec.state).to_lowercase()));
-        lines.push(("limits", format!("cpu {:?}, wall {:?}, memory {} B", limits.cpu, limits.wall, limits.memory_bytes)));
+        lines.push((
+            "limits",
+            format!("cpu {:?}, wall {:?}, memory {} B", limits.cpu, limits.wall, limits.memory_bytes),
+        ));
         let granted = spec.grants_emit.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         lines.push(("may emit to", if granted.is_empty() { "nothing".into() } else { granted }));
     }

@@ -98,7 +98,8 @@ async fn free(mut config: Config) -> Config {
 async fn import(host: &Host, stream: &Stream, ctx: &Ctx) -> Result<()> {
     let Some(sample) = &stream.sample else { return Ok(()) };
     let name = sample.display().to_string();
-    let file = std::fs::File::open(sample).map_err(|error| Error::invalid(format!("{name} cannot be read")).because(error))?;
+    let file =
+        std::fs::File::open(sample).map_err(|error| Error::invalid(format!("{name} cannot be read")).because(error))?;
     let emits = event_file::read(&name, BufReader::new(file), &stream.id)?;
     let changes = Changes { emits, ..Changes::default() };
     let commit = Commit { changes, duplicates: Duplicates::Skip, ..Commit::default() };
@@ -114,7 +115,8 @@ async fn rebuild(folder: PathBuf, debounce: Duration, ctx: Ctx) {
     let (hint, mut hints) = mpsc::channel(1);
     let is_source = |path: &Path| {
         let ignored = ["target", ".git"].iter().any(|folder| path.iter().any(|part| part == *folder));
-        !ignored && path.extension().is_some_and(|extension| extension == "rs" || extension == "toml" || extension == "wit")
+        !ignored
+            && path.extension().is_some_and(|extension| extension == "rs" || extension == "toml" || extension == "wit")
     };
     let mut watcher = match new_debouncer(debounce, move |events: notify_debouncer_mini::DebounceEventResult| {
         if events.is_ok_and(|events| events.iter().any(|event| is_source(&event.path))) {
@@ -200,7 +202,8 @@ impl Summary {
             words.into_iter().chain(numbers).chain([keys, line.emitted.to_string()]).collect()
         })?;
         ctx.out.text("\n")?;
-        ctx.out.list(&self.streams, &["stream", "events"], |stream| vec![stream.name.clone(), stream.events.to_string()])
+        ctx.out
+            .list(&self.streams, &["stream", "events"], |stream| vec![stream.name.clone(), stream.events.to_string()])
     }
 }
 

@@ -78,6 +78,7 @@ impl Hosting {
     }
 
     /// Drains: what was handled is committed, then everything is closed. A second signal ends the process at once.
+    #[expect(clippy::disallowed_methods, reason = "whoever asks twice does not want to wait for the drain")]
     pub(super) async fn stop(self) {
         self.tasks.iter().for_each(JoinHandle::abort);
         tokio::select! {

@@ -14,7 +14,8 @@ pub(super) fn start(ctx: &Ctx) {
         (false, 1) => "debug",
         (false, _) => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("warn,tendon={level},guest={level}")));
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new(format!("warn,tendon={level},guest={level}")));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     // A second start, in one process, keeps the first one's.
     let _ = match io::stderr().is_terminal() {

@@ -101,7 +101,9 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     let found: Vec<EntryView> = client.get(&format!("/v1/consumers/{}/state", escape(&name)), query).await?;
     let entries = found.iter().map(|entry| show(entry, part.form)).collect::<Result<Vec<_>>>()?;
     match entries.first() {
-        Some(entry) if is_one => ctx.out.object(entry, |entry| vec![("key", entry.key.clone()), ("value", text(&entry.value))])?,
+        Some(entry) if is_one => {
+            ctx.out.object(entry, |entry| vec![("key", entry.key.clone()), ("value", text(&entry.value))])?
+        }
         _ => ctx.out.list(&entries, &["key", "value"], |entry| vec![entry.key.clone(), text(&entry.value)])?,
     }
     Ok(Exit::Ok)

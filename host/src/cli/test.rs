@@ -112,11 +112,16 @@ fn choose<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Consumer> {
     match (name, all.next(), all.next()) {
         (Some(name), ..) => {
             let found = config.consumers.values().find(|consumer| consumer.id.name.as_str() == name);
-            found.ok_or_else(|| Error::invalid(format!("there is no consumer `{name}`")).help(format!("there are: {}", names())))
+            found.ok_or_else(|| {
+                Error::invalid(format!("there is no consumer `{name}`")).help(format!("there are: {}", names()))
+            })
         }
         (None, Some(only), None) => Ok(only),
         (None, None, _) => Err(Error::invalid("the config has no consumer to test")),
-        (None, ..) => Err(Error::invalid("the config has several consumers").help(format!("say which with --consumer: {}", names()))),
+        (None, ..) => {
+            Err(Error::invalid("the config has several consumers")
+                .help(format!("say which with --consumer: {}", names())))
+        }
     }
 }
 

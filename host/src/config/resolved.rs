@@ -172,5 +172,9 @@ impl Consumer {
 fn missing<T: std::fmt::Display>(what: &str, wanted: &T, known: impl Iterator<Item = impl std::fmt::Display>) -> Error {
     let known: Vec<String> = known.map(|id| id.to_string()).collect();
     let error = Error::not_found(format!("there is no {what} {wanted}"));
-    if known.is_empty() { error.help(format!("the config declares no {what}")) } else { error.help(format!("there are: {}", known.join(", "))) }
+    if known.is_empty() {
+        error.help(format!("the config declares no {what}"))
+    } else {
+        error.help(format!("there are: {}", known.join(", ")))
+    }
 }

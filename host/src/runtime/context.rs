@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytesize::ByteSize;
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
 
 use super::{memory::MemoryBudget, meter::Meter, output::Output, trap::Stop};
@@ -123,8 +124,8 @@ impl Ctx {
         }
         self.call.log_is_cut = true;
         let cut = (0..=left).rev().find_map(|at| message.get(..at)).unwrap_or_default();
-        let limit = self.limits.log_bytes;
-        self.write_line(level, &format!("{cut}… (the rest is cut: limits.log is {limit} bytes for one event)"));
+        let limit = ByteSize::b(self.limits.log_bytes).display().iec();
+        self.write_line(level, &format!("{cut}… (the rest is cut: limits.log is {limit} for one event)"));
     }
 
     fn write_line(&self, level: tracing::Level, message: &str) {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bytesize::ByteSize;
 use wasmtime::{FrameInfo, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -92,7 +93,7 @@ pub(super) fn read(error: wasmtime::Error, last_words: &str, limits: &Limits) ->
     };
     let root = error.root_cause().to_string();
     if root.contains(HOSTCALL_FUEL_TEXT) {
-        let value = limits.hostcall_bytes.to_string();
+        let value = ByteSize::b(limits.hostcall_bytes).display().iec().to_string();
         return Stop::limit("limits.hostcall", &value, "a call handed too many bytes to the host".to_owned())
             .into_parts();
     }

@@ -50,7 +50,8 @@ mod tests {
         for good in ["localhost", "localhost:7070", "127.0.0.1:1", "[::1]:7070"] {
             assert!(is_loopback(good), "{good}");
         }
-        for bad in ["", "evil.example", "127.0.0.1.evil.example:7070", "[::2]:1", "10.0.0.1", "localhost.evil.example"] {
+        for bad in ["", "evil.example", "127.0.0.1.evil.example:7070", "[::2]:1", "10.0.0.1", "localhost.evil.example"]
+        {
             assert!(!is_loopback(bad), "{bad}");
         }
     }

@@ -1,6 +1,9 @@
 //! What consumers cost that have nothing to do: memory and CPU.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use tendon::{
@@ -77,7 +80,8 @@ async fn append(database: &Database) -> Result<()> {
         metadata: br#"{"quake":"us1","mag":4.5,"place":"here","depth_km":1.0}"#.to_vec().into(),
         headers: Vec::new(),
     };
-    let emit = |n: u64| Emit { key: EventKey::new(Timestamp(0), &[&n.to_le_bytes()]), stream: stream(), event: event(n) };
+    let emit =
+        |n: u64| Emit { key: EventKey::new(Timestamp(0), &[&n.to_le_bytes()]), stream: stream(), event: event(n) };
     let changes = Changes { emits: (0..10).map(emit).collect(), ..Changes::default() };
     database.store().commit(&[Commit { changes, ..Commit::default() }]).await.remove(0)?;
     Ok(())

@@ -44,7 +44,8 @@ pub(super) fn run(report: &mut Report) -> Result<()> {
     runtime.block_on(replay(report))?;
     runtime.block_on(reload::run(report))?;
     runtime.block_on(idle::run(report))?;
-    sweep::run(report)
+    runtime.block_on(sweep::crashes(report))?;
+    sweep::simulation(report)
 }
 
 /// What one replay cost.
@@ -68,7 +69,8 @@ async fn replay(report: &mut Report) -> Result<()> {
     let guest_empty = replays.run("guest, empty body", bench.guest("empty").await?, Durability::Relaxed).await?;
     let native_parse = replays.run("native closure, parses JSON", logic::parse(), Durability::Relaxed).await?;
     let guest_parse = replays.run("guest, parses JSON", bench.guest("parse").await?, Durability::Relaxed).await?;
-    let guest_count = replays.run("guest, parses, one get and set", bench.guest("count").await?, Durability::Relaxed).await?;
+    let guest_count =
+        replays.run("guest, parses, one get and set", bench.guest("count").await?, Durability::Relaxed).await?;
     replays.run("guest, parses JSON, durability full", bench.guest("parse").await?, Durability::Full).await?;
     replays.run("guest, one get and set, durability full", bench.guest("count").await?, Durability::Full).await?;
 
@@ -100,10 +102,8 @@ impl Replays<'_> {
         let (began, cpu) = (Instant::now(), cpu_time());
         let running = bench::Running::start(&name, &database, committer, tailer, version)?;
         running.until(&head).await?;
-        let cost = Cost {
-            cpu_us: per_event(cpu_time() - cpu, self.events),
-            wall_us: per_event(began.elapsed(), self.events),
-        };
+        let cost =
+            Cost { cpu_us: per_event(cpu_time() - cpu, self.events), wall_us: per_event(began.elapsed(), self.events) };
         self.report.count(&format!("{what}: events handled"), self.events, running.handled());
         running.stop().await?;
         database.close().await;
@@ -187,4 +187,3 @@ async fn plain_loop(file: &Path, events: u64) -> Result<Cost> {
     connection.close().await.context("the plain loop's connection did not close")?;
     Ok(cost)
 }
-

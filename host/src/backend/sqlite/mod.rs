@@ -79,7 +79,7 @@ impl Sqlite {
         // A pool asks a connection whether it lives before it lends it: a hop for each read, and a file does not hang up.
         let pool = SqlitePoolOptions::new().max_connections(READERS_MAX).test_before_acquire(false);
         let readers = pool.connect_lazy_with(connect.clone().create_if_missing(false).pragma("query_only", "1"));
-        Ok(Self(Arc::new(Inner {
+        let sqlite = Self(Arc::new(Inner {
             path: path.to_owned(),
             options: connect,
             read_only: options.read_only,
@@ -88,7 +88,12 @@ impl Sqlite {
             tables: Mutex::default(),
             poller: Mutex::default(),
             failpoints: Failpoints::default(),
-        })))
+        }));
+        if !options.read_only {
+            // Whoever cannot write is told now, not by the first commit.
+            sqlite.begin("open").await?.commit().await.map_err(failed)?;
+        }
+        Ok(sqlite)
     }
 
     pub(super) fn failpoints(&self) -> &Failpoints {

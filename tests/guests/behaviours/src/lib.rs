@@ -4,6 +4,7 @@
 use std::{
     hint::black_box,
     sync::OnceLock,
+    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -59,7 +60,7 @@ pub fn handle(event: &Event, index: u32) -> Result<()> {
         "allocate" => allocate(),
         "hold" => hold(number()),
         "sleep" => {
-            std::thread::sleep(Duration::from_millis(number() as u64));
+            sleep(Duration::from_millis(number() as u64));
             Ok(())
         }
         "slow" => slow(Duration::from_millis(number() as u64)),

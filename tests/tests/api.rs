@@ -1,0 +1,96 @@
+//! The API over plain HTTP: who may use it, and what Prometheus finds there.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use serde_json::json;
+use tendon_tests::project::{Host, Project};
+
+const CONFIG: &str = r#"
+    [host]
+    listen = "127.0.0.1:0"
+    [stream.events]
+    [consumer.good]
+    component = "guest.wasm"
+    stream = "events"
+    config = { behaviour = "counter" }
+    filter = { types = [1] }
+    [consumer.poor]
+    component = "guest.wasm"
+    stream = "events"
+    config = { behaviour = "fail" }
+    retry = { attempts = 2, base = "1ms" }
+"#;
+
+/// The address that a host says it listens on.
+fn address(host: &Host<'_>) -> String {
+    host.line("http://").split("http://").nth(1).unwrap().trim_end_matches(['"', '}']).to_owned()
+}
+
+/// A GET request with these headers, byte for byte.
+fn get(address: &str, path: &str, headers: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn only_programs_of_this_machine_may_use_it() {
+    let project = Project::new(CONFIG);
+    let host = Host::start(&project, &["run"]);
+    let api = address(&host);
+    let status = |headers: &str| get(&api, "/v1/consumers", headers).split(' ').nth(1).unwrap().to_owned();
+    assert_eq!(status(&format!("Host: {api}\r\n")), "200");
+    assert_eq!(status(&format!("Host: {api}\r\nOrigin: http://{api}\r\n")), "200");
+    assert_eq!(status("Host: evil.example\r\n"), "403", "a name that was rebound to this address");
+    assert_eq!(status(&format!("Host: {api}\r\nOrigin: http://evil.example\r\n")), "403", "another page in a browser");
+    assert_eq!(status(&format!("Host: {api}\r\nOrigin: null\r\n")), "403");
+    assert_eq!(get(&api, "/v1/nothing", &format!("Host: {api}\r\n")).split(' ').nth(1), Some("404"));
+}
+
+#[test]
+fn prometheus_finds_every_consumer_also_one_that_is_stuck() {
+    let project = Project::new(CONFIG);
+    let host = Host::start(&project, &["run"]);
+    let api = address(&host);
+    for _ in 0..3 {
+        project.append("events", &json!({}));
+    }
+    let other = project.run(&["event", "append", "events", "--type", "2"]);
+    assert!(other.status.success());
+    project.consumer("good", "at the head", |consumer| consumer["cursor"] == "4");
+    project.status("poor", "blocked");
+
+    let metrics = || get(&api, "/metrics", &format!("Host: {api}\r\n"));
+    let text = metrics();
+    let value = |name: &str, labels: &str| {
+        let of = |text: &str| {
+            let line = text.lines().find(|line| line.starts_with(&format!("{name}{{")) && line.contains(labels))?;
+            line.rsplit(' ').next()?.parse::<f64>().ok()
+        };
+        of(&text).unwrap_or_else(|| panic!("no {name} with {labels} in:\n{text}"))
+    };
+    assert_eq!(value("tendon_consumer_events_total", r#"consumer="good""#), 3.0);
+    assert_eq!(value("tendon_consumer_skipped_total", r#"consumer="good""#), 1.0);
+    assert_eq!(value("tendon_consumer_retries_total", r#"consumer="poor""#), 1.0);
+    assert_eq!(value("tendon_consumer_failures_total", r#"consumer="poor",kind="retry""#), 2.0);
+    assert_eq!(value("tendon_consumer_stops_total", r#"consumer="poor",kind="blocked""#), 1.0);
+    assert_eq!(value("tendon_consumer_standing", r#"consumer="poor",kind="blocked""#), 1.0);
+    assert_eq!(value("tendon_consumer_lag_events", r#"consumer="good""#), 0.0);
+    assert_eq!(value("tendon_consumer_lag_events", r#"consumer="poor""#), 4.0);
+    assert!(value("tendon_consumer_memory_bytes", r#"consumer="good""#) > 65_536.0);
+    for histogram in ["call_seconds", "commit_seconds", "batch_events"] {
+        assert!(value(&format!("tendon_consumer_{histogram}_count"), r#"consumer="good""#) > 0.0);
+    }
+
+    let lag_seconds = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("tendon_consumer_lag_seconds{") && line.contains("poor"));
+        line.unwrap().rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    let before = lag_seconds(&text);
+    assert!(lag_seconds(&metrics()) > before, "it moves with the clock, though nothing arrives");
+}
