@@ -12,5 +12,6 @@ pub mod proof;
 pub mod shelf;
 pub mod sim;
 pub mod source_suite;
+pub mod state_suite;
 pub mod store_suite;
 pub mod sweep_suite;

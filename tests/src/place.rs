@@ -58,7 +58,9 @@ impl Place for SqlitePlace {
     }
 
     async fn open(&self) -> Database {
-        Database::open(&self.url(), Options::default()).await.unwrap()
+        let database = Database::open(&self.url(), Options::default()).await.unwrap();
+        database.failpoints().disarm();
+        database
     }
 }
 

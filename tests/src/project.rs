@@ -155,9 +155,18 @@ impl<'p> Host<'p> {
         self.child.wait().unwrap();
     }
 
-    /// Asks it to stop, and gives its exit code.
-    pub fn terminate(mut self) -> Option<i32> {
-        let asked = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
+    /// Asks it to stop as a service manager does, and gives its exit code.
+    pub fn terminate(self) -> Option<i32> {
+        self.signal("-TERM")
+    }
+
+    /// Asks it to stop as somebody at a terminal does, and gives its exit code.
+    pub fn interrupt(self) -> Option<i32> {
+        self.signal("-INT")
+    }
+
+    fn signal(mut self, signal: &str) -> Option<i32> {
+        let asked = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
         assert!(asked.success());
         self.child.wait().unwrap().code()
     }

@@ -16,7 +16,8 @@ use crate::{
     deployments::deployment,
     faulty::{Fault, FaultySource, FaultyStore, When},
     place::{Place, append, claim, commit, consumer, emit, filled, read, shard, stream},
-    store_suite::{full, get, writes},
+    state_suite::{get, writes},
+    store_suite::full,
 };
 
 /// What a crash sweep came to.

@@ -22,7 +22,7 @@ use tendon::{
 };
 use tendon_tests::{
     place::{Place as _, SqlitePlace, advance, append, claim, commit, consumer, emit, filled, read, shard, stream},
-    store_suite::{get, writes},
+    state_suite::{get, writes},
     sweep_suite::{an_error_at_any_failpoint_has_a_true_answer_for_each_commit, crash_everywhere},
 };
 use tokio::time::timeout;

@@ -44,7 +44,8 @@ pub(super) fn run(report: &mut Report) -> Result<()> {
     runtime.block_on(replay(report))?;
     runtime.block_on(reload::run(report))?;
     runtime.block_on(idle::run(report))?;
-    sweep::run(report)
+    runtime.block_on(sweep::crashes(report))?;
+    sweep::simulation(report)
 }
 
 /// What one replay cost.

@@ -52,8 +52,8 @@ const ADVANCE: &str = "
 
 /// The rows of the moves that lost their compare.
 const FOUND: &str = "
-    SELECT position.* FROM json_each(?1) AS m JOIN position
-        ON tenant = m.value->>0 AND consumer = m.value->>1 AND shard = m.value->>2";
+    SELECT position.* FROM json_each(?1) AS m CROSS JOIN position
+    WHERE tenant = m.value->>0 AND consumer = m.value->>1 AND shard = m.value->>2";
 
 /// One commit on its way.
 pub(super) struct Item<'a> {

@@ -139,10 +139,11 @@ pub(super) fn event_keys(keys: &[&EventKey]) -> Result<Parameters> {
     Ok(Parameters { json: Value::from(at).to_string(), bytes: arena.finish()? })
 }
 
-/// The values of keys with their numbers; a key that is not there has no row.
+/// The values of keys with their numbers; a key that is not there has no row. CROSS JOIN holds SQLite to looking each key
+/// up: left alone it reads the whole part, and looks each of its rows up in the JSON.
 pub(super) const GET_STATE: &str = "
-    SELECT wanted.key, state.value FROM json_each(?1) AS wanted JOIN state
-        ON state.tenant = ?3 AND state.consumer = ?4 AND state.part = ?5
+    SELECT wanted.key, state.value FROM json_each(?1) AS wanted CROSS JOIN state
+    WHERE state.tenant = ?3 AND state.consumer = ?4 AND state.part = ?5
         AND state.key = CAST(substr(?2, wanted.value->>0, wanted.value->>1) AS TEXT)";
 
 /// The first two parameters of `GET_STATE`.

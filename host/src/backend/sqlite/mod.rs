@@ -47,6 +47,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS_MAX: u32 = 4;
 /// Prepared statements that a connection keeps: three for each stream, and some twenty.
 const STATEMENTS_MAX: usize = 512;
+/// Pages that the log gathers before they go into the file, 16 MiB: a page that many commits write goes there once.
+const CHECKPOINT_PAGES: &str = "4000";
 
 /// A SQLite database. Clones are the same one.
 #[derive(Clone)]
@@ -77,7 +79,7 @@ impl Sqlite {
         // A pool asks a connection whether it lives before it lends it: a hop for each read, and a file does not hang up.
         let pool = SqlitePoolOptions::new().max_connections(READERS_MAX).test_before_acquire(false);
         let readers = pool.connect_lazy_with(connect.clone().create_if_missing(false).pragma("query_only", "1"));
-        Ok(Self(Arc::new(Inner {
+        let sqlite = Self(Arc::new(Inner {
             path: path.to_owned(),
             options: connect,
             read_only: options.read_only,
@@ -86,7 +88,12 @@ impl Sqlite {
             tables: Mutex::default(),
             poller: Mutex::default(),
             failpoints: Failpoints::default(),
-        })))
+        }));
+        if !options.read_only {
+            // Whoever cannot write is told now, not by the first commit.
+            sqlite.begin("open").await?.commit().await.map_err(failed)?;
+        }
+        Ok(sqlite)
     }
 
     pub(super) fn failpoints(&self) -> &Failpoints {
@@ -186,5 +193,12 @@ fn connect_options(path: &Path, options: Options) -> SqliteConnectOptions {
         Durability::Full => SqliteSynchronous::Full,
         Durability::Relaxed => SqliteSynchronous::Normal,
     };
-    if options.read_only { connect } else { connect.journal_mode(SqliteJournalMode::Wal).synchronous(synchronous) }
+    if options.read_only {
+        connect
+    } else {
+        connect
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(synchronous)
+            .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+    }
 }
