@@ -142,6 +142,10 @@ impl<'a> Run<'a> {
     async fn start(shard: &'a mut Shard) -> Result<Self> {
         let version = shard.version.borrow_and_update().clone();
         let row = shard.store.claim(&shard.id, &shard.owner).await?;
+        if row.epoch > version.epoch {
+            let (id, newer, ours) = (&shard.id, row.epoch.0, version.epoch.0);
+            return Err(Error::unavailable(format!("{id} runs deployment {newer}, this host has only {ours}")));
+        }
         let mut next_row = row.clone();
         if row.revision == Revision(0) {
             next_row.cursor = version.spec.start.clone();
@@ -222,6 +226,9 @@ impl<'a> Run<'a> {
             }
         }
         self.skip(piece.events(), matching.len());
+        if batch::is_due(&self.version.spec.batch, &self.gathered, false) {
+            self.commit().await?;
+        }
         Ok(None)
     }
 
@@ -307,6 +314,7 @@ impl<'a> Run<'a> {
             () = sleep(wait) => Ok(None),
             () = is_raised(&mut self.shard.stop) => Ok(Some(Stop::Asked)),
             () = is_replaced(&mut self.shard.version) => Ok(None),
+            () = self.shard.poke.notified() => self.look_again().await,
         }
     }
 
@@ -360,10 +368,17 @@ impl<'a> Run<'a> {
 
     /// Another version takes over: the old one's work is committed under its own digest first.
     async fn swap(&mut self) -> Result<()> {
+        self.settle().await?;
+        let written = self.changes.writes.clone();
         self.commit().await?;
         let version = self.shard.version.borrow_and_update().clone();
         self.adopt(version);
-        self.warm().await?;
+        // The handler that the next event would need, so that a swap is over when it says so. A failure to make it is
+        // left to that event. The old one's last writes may not be in the store yet: the new view knows them.
+        let mut view = self.view();
+        view.know(written);
+        self.handler = self.version.factory.create(view).await.ok();
+        self.shard.adopted.send_replace(self.version.epoch);
         self.shard.metrics.reloads.inc();
         Ok(())
     }
@@ -376,15 +391,6 @@ impl<'a> Run<'a> {
         self.row_is_due |= self.next_row != self.row;
         self.handler = None;
         self.version = version;
-    }
-
-    /// Makes the handler that the next event would need, so that a swap is over when it says so. A failure to do so
-    /// is left to that event.
-    async fn warm(&mut self) -> Result<()> {
-        self.settle().await?;
-        self.handler = self.version.factory.create(self.view()).await.ok();
-        self.shard.adopted.send_replace(self.version.epoch);
-        Ok(())
     }
 
     /// Somebody moved the position. What was gathered is committed if that still can be; the next run sees the row.

@@ -6,7 +6,8 @@ use crate::{
     error::Result,
     event::Cursor,
     host::{Catalog, Host},
-    store::{Position, Status},
+    store::Position,
+    supervisor::Standing,
     tenant::{ConsumerId, StreamId},
 };
 
@@ -20,7 +21,7 @@ pub async fn reach(host: &Host) -> Result<Vec<ConsumerId>> {
     loop {
         let heads = heads(&catalog).await?;
         let before = positions(&catalog).await?;
-        if let Some(stuck) = arrived(&catalog, &heads, &before).await? {
+        if let Some(stuck) = arrived(host, &catalog, &heads, &before).await? {
             let revisions = |rows: &BTreeMap<ConsumerId, Position>| -> Vec<_> {
                 rows.values().map(|row| (row.revision, row.fence)).collect()
             };
@@ -35,17 +36,26 @@ pub async fn reach(host: &Host) -> Result<Vec<ConsumerId>> {
 
 /// Those that stand still, once all the others are at their heads; none while one is on its way.
 async fn arrived(
+    host: &Host,
     catalog: &Catalog,
     heads: &BTreeMap<StreamId, Cursor>,
     positions: &BTreeMap<ConsumerId, Position>,
 ) -> Result<Option<Vec<ConsumerId>>> {
     let mut stuck = Vec::new();
+    let standings = host.standings().await;
     for consumer in catalog.config.consumers.values() {
         let Some(position) = positions.get(&consumer.id) else { return Ok(None) };
         let Some(head) = heads.get(&consumer.stream) else { continue };
-        if position.status != Status::Running {
-            stuck.push(consumer.id.clone());
-        } else if position.cursor != *head {
+        // What the row says may be about to change: another component takes a blocked shard over when it starts.
+        match standings.get(&consumer.id) {
+            Some(Standing::Blocked(_) | Standing::Paused(_)) => {
+                stuck.push(consumer.id.clone());
+                continue;
+            }
+            Some(Standing::Running) => {}
+            _ => return Ok(None),
+        }
+        if position.cursor != *head {
             let source = catalog.database_of(&consumer.stream)?.source(&consumer.stream).await?;
             if source.compare(&position.cursor, head).is_lt() {
                 return Ok(None);

@@ -1,6 +1,6 @@
 //! Keeps a shard's loop running: begins it again after a stall, waits with it when it stands, and says why it does.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use serde::Serialize;
@@ -28,10 +28,15 @@ const STALL: RetryPolicy = RetryPolicy {
     jitter: true,
 };
 
+/// A stalled shard runs again when it has for this long.
+const RECOVERED: Duration = Duration::from_secs(1);
+
 /// How a shard stands.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Standing {
+    /// It has not claimed its position yet.
+    Starting,
     /// It runs; at the head it waits.
     Running,
     /// A poison event is in its way.
@@ -53,6 +58,7 @@ impl Standing {
     /// The word for it.
     pub fn word(&self) -> &'static str {
         match self {
+            Self::Starting => "starting",
             Self::Running => "running",
             Self::Blocked(_) => "blocked",
             Self::Paused(_) => "paused",
@@ -78,7 +84,7 @@ impl Supervised {
         let (version, version_end) = watch::channel(version);
         let (stop, stop_end) = watch::channel(false);
         let (adopted_end, adopted) = watch::channel(Epoch(0));
-        let (standing_end, standing) = watch::channel(Standing::Running);
+        let (standing_end, standing) = watch::channel(Standing::Starting);
         let poke = Arc::new(Notify::new());
         let shard = shard(Ends { version: version_end, stop: stop_end, adopted: adopted_end, poke: poke.clone() });
         let task = tokio::spawn(supervise(shard, standing_end));
@@ -144,37 +150,51 @@ pub struct Ends {
 async fn supervise(mut shard: Shard, standing: watch::Sender<Standing>) {
     let mut stalls = 0;
     loop {
-        let end = match AssertUnwindSafe(consumer::run(&mut shard)).catch_unwind().await {
-            Ok(end) => end,
-            Err(_) => Err(Error::new(Kind::Unavailable, "the loop panicked: this is a bug of the host")),
-        };
-        let now = match after(end, shard.clock, &standing.borrow()) {
-            Some(now) => now,
-            None => continue,
-        };
+        let end = run(&mut shard, &standing, &mut stalls).await;
+        let Some(now) = after(end, shard.clock, &standing.borrow()) else { continue };
         announce(&shard, &now, &standing);
         stalls = if matches!(now, Standing::Stalled { .. }) { stalls + 1 } else { 0 };
         let is_over = now == Standing::Stopped;
-        let is_stalled = stalls > 0;
         standing.send_replace(now);
         if is_over {
             return;
         }
+        let wait = policy::backoff(&STALL, stalls, fastrand::f64());
         tokio::select! {
             biased;
             _ = shard.stop.wait_for(|stop| *stop) => {}
             () = shard.poke.notified() => {}
             changed = shard.version.changed() => if changed.is_ok() { shard.version.mark_changed() },
-            () = sleep(policy::backoff(&STALL, stalls, fastrand::f64())), if is_stalled => {}
+            () = sleep(wait), if stalls > 0 => {}
         }
         if *shard.stop.borrow() {
             standing.send_replace(Standing::Stopped);
             return;
         }
-        if !is_stalled {
-            standing.send_replace(Standing::Running);
-        }
     }
+}
+
+/// One run of the loop. It is known to run once it has claimed its position; after a stall, once it has run for a while.
+async fn run(shard: &mut Shard, standing: &watch::Sender<Standing>, stalls: &mut u32) -> Result<Stop> {
+    let mut claimed = shard.adopted.subscribe();
+    let runs = async {
+        // The sender is the shard's own.
+        let _ = claimed.changed().await;
+        if *stalls > 0 {
+            sleep(RECOVERED).await;
+        }
+    };
+    let mut run = pin!(AssertUnwindSafe(consumer::run(shard)).catch_unwind());
+    let end = tokio::select! {
+        biased;
+        end = &mut run => end,
+        () = runs => {
+            standing.send_replace(Standing::Running);
+            *stalls = 0;
+            run.await
+        }
+    };
+    end.unwrap_or_else(|_| Err(Error::new(Kind::Unavailable, "the loop panicked: this is a bug of the host")))
 }
 
 /// How the shard stands after a run; none when it is to begin again at once.
@@ -199,7 +219,7 @@ fn announce(shard: &Shard, now: &Standing, before: &watch::Sender<Standing>) {
         return;
     }
     match now {
-        Standing::Running | Standing::Stopped => return,
+        Standing::Starting | Standing::Running | Standing::Stopped => return,
         Standing::Blocked(reason) | Standing::Paused(reason) => {
             let message = reason.as_ref().map_or("", |reason| reason.message.as_str());
             let event = reason.as_ref().and_then(|reason| reason.event.as_ref()).map(ToString::to_string);

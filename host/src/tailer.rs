@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::StreamExt as _;
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinHandle,
     time::sleep,
 };
@@ -27,7 +27,7 @@ use crate::{
 pub const RING_CHUNKS_MAX: usize = 64;
 /// Bytes that a ring holds, one chunk of any size apart.
 pub const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Consumers of a stream that may read alone at a time; further ones wait.
+/// Chunks of a stream that are read alone at a time, by consumers that fell off the ring; further ones wait.
 pub const LONE_READERS_MAX: usize = 8;
 /// A consumer whose cursor is beyond the head (a stream that was cut) holds the ring there; the others look at the head
 /// this often.
@@ -48,7 +48,7 @@ struct Shared {
     changed: watch::Sender<()>,
     /// Tells the reader that there is demand, or another place to read from.
     wanted: Notify,
-    lone_readers: Arc<Semaphore>,
+    lone_readers: Semaphore,
 }
 
 /// Chunks numbered from `first`, which cover the places from `start` to `end`.
@@ -96,7 +96,7 @@ enum Place {
     /// The number of the next chunk of the ring.
     Ring { next: u64, jumps: u64 },
     /// Reading alone up to the head.
-    Alone { chunks: Chunks, _permit: OwnedSemaphorePermit },
+    Alone(Chunks),
 }
 
 impl Tailer {
@@ -107,7 +107,7 @@ impl Tailer {
             ring: Mutex::default(),
             changed: watch::Sender::new(()),
             wanted: Notify::new(),
-            lone_readers: Arc::new(Semaphore::new(LONE_READERS_MAX)),
+            lone_readers: Semaphore::new(LONE_READERS_MAX),
         });
         let reader = tokio::spawn(read(shared.clone()));
         Arc::new(Self { shared, reader })
@@ -158,7 +158,7 @@ impl Subscription {
                         Found::Failed(kind, why) => return Err(Error::new(kind, why)),
                     }
                 }
-                Place::Alone { chunks, .. } => match chunks.next().await {
+                Place::Alone(chunks) => match read_alone(&self.tailer.shared, chunks).await {
                     Some(chunk) => {
                         if let Some(piece) = self.piece(Arc::new(chunk?)) {
                             if self.is_covered() {
@@ -200,16 +200,18 @@ impl Subscription {
 
 /// Where a cursor is: in the ring, ahead of it (then the ring comes there), or behind it.
 async fn find(shared: &Shared, cursor: &Cursor) -> Result<Place> {
-    if let Some(place) = shared.place(cursor) {
-        return Ok(place);
+    match shared.place(cursor) {
+        Some(place) => Ok(place),
+        None => Ok(Place::Alone(shared.source.stream(cursor.clone(), Until::Head).await?)),
     }
-    let permit = shared.lone_readers.clone().acquire_owned().await;
-    let permit = permit.map_err(|_| Error::unavailable("the stream's reader has ended"))?;
-    if let Some(place) = shared.place(cursor) {
-        return Ok(place);
-    }
-    let chunks = shared.source.stream(cursor.clone(), Until::Head).await?;
-    Ok(Place::Alone { chunks, _permit: permit })
+}
+
+/// The next chunk of somebody who reads alone. The turn is over with the read: whoever is slow with a chunk keeps
+/// nobody else from reading.
+async fn read_alone(shared: &Shared, chunks: &mut Chunks) -> Option<Result<Chunk>> {
+    // The semaphore is never closed.
+    let _turn = shared.lone_readers.acquire().await.ok()?;
+    chunks.next().await
 }
 
 enum Found {

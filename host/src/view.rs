@@ -178,6 +178,11 @@ impl View {
         changes
     }
 
+    /// Knows values that another handler of the shard wrote: their commit is in flight.
+    pub fn know(&mut self, written: HashMap<StateKey, Option<Bytes>>) {
+        written.into_iter().for_each(|(key, value)| self.young.insert(key, value));
+    }
+
     /// The commit before the one that is being gathered stands. Only now may the cache forget its older generation:
     /// what is in there is in the store. (One commit at most is in flight; the younger generation may hold writes of
     /// it and of the next.)

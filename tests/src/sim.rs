@@ -30,12 +30,15 @@ use tendon::{
     metrics::ConsumerMetrics,
     policy::RetryPolicy,
     source::{Chunks, Lag, Source, Until},
-    store::{Commit, Committed, Digest, Epoch, Key, Owner, Position, Scope, Store, Swap},
+    store::{Commit, Committed, Digest, Epoch, Key, Move, Owner, Position, Scope, Status, Store, Swap},
     tailer::Tailer,
     tenant::{ConsumerId, Name, ShardId, StreamId, TenantId},
     view::View,
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::{Notify, watch},
+    time::sleep,
+};
 
 use crate::native::{Logic, Native, failure, infrastructure};
 
@@ -54,6 +57,16 @@ pub struct Plan {
     pub compares: bool,
 }
 
+/// How long, in virtual time, a shard may take to its head once nothing fails any more.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+impl Plan {
+    /// The events that pass the filter: two of three.
+    pub fn wanted(&self) -> u32 {
+        self.events - self.events / 3
+    }
+}
+
 /// What a run came to.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -65,6 +78,8 @@ pub struct Outcome {
     pub faults: u64,
     /// Runs of the loop that ended and were begun again.
     pub restarts: u64,
+    /// Components that took over.
+    pub swaps: usize,
     /// A hash of every call at the store's port: two runs of one seed have the same.
     pub trace: String,
 }
@@ -76,7 +91,7 @@ impl Outcome {
         for id in &self.emitted {
             *seen.entry(id).or_insert(0_u32) += 1;
         }
-        (plan.events as usize - seen.len(), seen.values().filter(|times| **times > 1).count())
+        (plan.wanted() as usize - seen.len(), seen.values().filter(|times| **times > 1).count())
     }
 }
 
@@ -104,7 +119,8 @@ fn spec() -> Spec {
         stream: stream("in"),
         store: name("main"),
         start: Cursor::START,
-        filter: Filter::default(),
+        // Every third event is not for it.
+        filter: Filter { types: vec![0, 1] },
         state: StateScope::Consumer,
         shards: 1,
         batch: BatchPolicy { max: 8, ..BatchPolicy::default() },
@@ -122,22 +138,24 @@ async fn simulate(plan: Plan) -> Outcome {
         database.create_stream(&stream(text)).await.unwrap();
     }
     let faults = Arc::new(Faults::new(plan.compares));
-    let source =
-        Arc::new(FaultySource { inner: database.source(&stream("in")).await.unwrap(), faults: faults.clone() });
-    let store: Arc<dyn Store> = Arc::new(FaultyStore { inner: database.store(), faults: faults.clone() });
-    let clock = Clock::simulated(Timestamp(1_800_000_000_000_000));
-
-    tokio::spawn(produce(database.store(), plan, clock));
-    let restarts = Arc::new(AtomicU64::new(0));
-    let mut hosts = Vec::new();
-    for host in 0..plan.hosts {
-        hosts.push(tokio::spawn(host_life(host, store.clone(), source.clone(), clock, restarts.clone())));
-    }
+    let source = database.source(&stream("in")).await.unwrap();
+    let world = Arc::new(World {
+        source: Arc::new(FaultySource { inner: source, faults: faults.clone() }),
+        store: Arc::new(FaultyStore { inner: database.store(), faults: faults.clone() }),
+        faults: faults.clone(),
+        clock: Clock::simulated(Timestamp(1_800_000_000_000_000)),
+        epoch: AtomicU64::new(1),
+        restarts: AtomicU64::new(0),
+    });
+    tokio::spawn(produce(database.store(), plan, world.clock));
+    let hosts: Vec<_> = (0..plan.hosts).map(|host| tokio::spawn(host_life(host, world.clone()))).collect();
     // Faults for two virtual minutes, and until the last event is in; then calm, in which everybody must arrive.
     sleep(Duration::from_secs(120)).await;
     faults.calm.store(true, Relaxed);
     let head = database.source(&stream("in")).await.unwrap().head().await.unwrap();
+    let end = tokio::time::Instant::now() + PATIENCE;
     while database.store().load(&shard_id()).await.unwrap().cursor != head {
+        assert!(tokio::time::Instant::now() < end, "{plan:?}: the shard does not reach its head");
         sleep(Duration::from_millis(50)).await;
     }
     sleep(Duration::from_secs(5)).await;
@@ -146,7 +164,8 @@ async fn simulate(plan: Plan) -> Outcome {
         counted: count(&*database.store()).await,
         emitted: emitted(&*database.source(&stream("out")).await.unwrap()).await,
         faults: faults.injected.load(Relaxed),
-        restarts: restarts.load(Relaxed),
+        restarts: world.restarts.load(Relaxed),
+        swaps: database.store().history(&shard_id()).await.unwrap().len(),
         trace: faults.trace(),
     }
 }
@@ -155,7 +174,7 @@ async fn produce(store: Arc<dyn Store>, plan: Plan, clock: Clock) {
     for n in 0..plan.events {
         sleep(Duration::from_millis(fastrand::u64(0..20))).await;
         let event = NewEvent {
-            r#type: 1,
+            r#type: (n % 3) as i32,
             foreign_id: format!("key-{}", n % plan.keys).into(),
             timestamp: clock.now(),
             metadata: Bytes::new(),
@@ -168,40 +187,90 @@ async fn produce(store: Arc<dyn Store>, plan: Plan, clock: Clock) {
     }
 }
 
-/// One host: runs the shard, is killed now and then at any await, and begins again.
-async fn host_life(
-    number: u32,
+/// What all hosts and the operator know.
+struct World {
     store: Arc<dyn Store>,
     source: Arc<dyn Source>,
+    faults: Arc<Faults>,
     clock: Clock,
-    restarts: Arc<AtomicU64>,
-) {
-    let factory = Native::new("v1", CountAndEmit);
-    let version = Arc::new(Version { epoch: Epoch(0), spec: Arc::new(spec()), factory });
+    /// The newest deployment: each is another component.
+    epoch: AtomicU64,
+    restarts: AtomicU64,
+}
+
+impl World {
+    fn version(&self) -> Arc<Version> {
+        let epoch = self.epoch.load(Relaxed);
+        let factory = Native::new(&format!("v{epoch}"), CountAndEmit);
+        Arc::new(Version { epoch: Epoch(epoch), spec: Arc::new(spec()), factory })
+    }
+}
+
+/// One host: runs the shard, is killed now and then at any await, and begins again.
+async fn host_life(number: u32, world: Arc<World>) {
     loop {
-        let (_version, version) = watch::channel(version.clone());
-        let (_stop, stop) = watch::channel(false);
+        let (versions, version) = watch::channel(world.version());
+        let (stops, stop) = watch::channel(false);
+        let poke = Arc::new(Notify::new());
         let mut shard = Shard {
             id: shard_id(),
             owner: Owner(format!("host {number}")),
-            store: store.clone(),
-            committer: Committer::start(store.clone()),
-            tailer: Tailer::start(source.clone()),
-            clock,
+            store: world.store.clone(),
+            committer: Committer::start(world.store.clone()),
+            tailer: Tailer::start(world.source.clone()),
+            clock: world.clock,
             metrics: ConsumerMetrics::unregistered(&shard_id().consumer),
             adopted: watch::Sender::new(Epoch(0)),
             version,
-            poke: Arc::default(),
+            poke: poke.clone(),
             stop,
         };
         let life = Duration::from_millis(fastrand::u64(1..4_000));
-        match tokio::time::timeout(life, consumer::run(&mut shard)).await {
+        let run = tokio::time::timeout(life, consumer::run(&mut shard));
+        let end = tokio::select! {
+            biased;
+            end = run => end,
+            () = operate(&world, &versions, &stops, &poke) => continue,
+        };
+        match end {
             Ok(Ok(Stop::Blocked(reason))) => panic!("blocked: {reason:?}"),
-            Ok(Ok(Stop::Asked | Stop::Paused(_)) | Err(_)) | Err(_) => {}
+            Ok(Ok(Stop::Paused(_))) => set_status(&world, Status::Running).await,
+            Ok(Ok(Stop::Asked) | Err(_)) | Err(_) => {}
         }
-        restarts.fetch_add(1, Relaxed);
+        world.restarts.fetch_add(1, Relaxed);
         sleep(Duration::from_millis(fastrand::u64(0..500))).await;
     }
+}
+
+/// An operator at this host: deploys, pauses and resumes, pokes, and asks it to stop. Ends when it has killed the host.
+async fn operate(world: &World, versions: &watch::Sender<Arc<Version>>, stops: &watch::Sender<bool>, poke: &Notify) {
+    loop {
+        sleep(Duration::from_millis(fastrand::u64(0..2_000))).await;
+        let calm = world.faults.calm.load(Relaxed);
+        match if calm { 1 } else { fastrand::u32(0..5) } {
+            0 => {
+                world.epoch.fetch_add(1, Relaxed);
+                versions.send_replace(world.version());
+            }
+            1 => set_status(world, Status::Running).await,
+            2 => set_status(world, Status::Paused).await,
+            3 => drop(stops.send_replace(true)),
+            _ => return,
+        }
+        poke.notify_one();
+    }
+}
+
+/// An operator's move, with a fence of its own; another try comes with the next round.
+async fn set_status(world: &World, status: Status) {
+    let Ok(from) = world.store.load(&shard_id()).await else { return };
+    if from.status == status {
+        return;
+    }
+    let to = Position { status, ..from.clone() };
+    let commit = Commit { r#move: Some(Move { from, to, takes_fence: true }), ..Commit::default() };
+    // It may be lost, or come too late: then nothing has moved, or the next look tells.
+    let _ = world.store.commit(&[commit]).await;
 }
 
 /// Counts a key's events and emits one for each; now and then it fails half-way.

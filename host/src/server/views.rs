@@ -270,6 +270,7 @@ fn status(position: Option<&Position>, standing: Option<&Standing>) -> (&'static
             let reason = Reason { code: "stalled".into(), message: message.clone(), event: None, since: *since };
             ("stalled", Some(reason))
         }
+        (_, Some(Standing::Starting)) => ("starting", reason),
         (_, Some(Standing::Stopped) | None) => ("stopped", reason),
         (_, Some(_)) => ("running", reason),
     }
