@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 use crate::{binary, guests::Guest};
 
-/// How long anything may take before a test gives up on it.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything may take, a guest's first build on a busy machine included, before a test gives up on it.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// See the module. The folder goes away with it.
 pub struct Project {

@@ -105,20 +105,18 @@ fn the_commands_of_the_readme_work_as_they_stand() {
             continue;
         }
         let arguments = command.strip_prefix(TENDON).unwrap_or_else(|| panic!("how is `{command}` to be tested?"));
-        // The binary of this test run stands for the one that cargo would build; new folders go elsewhere.
-        let arguments: Vec<String> = arguments
-            .split_whitespace()
-            .map(|word| match word {
-                "counter" if !arguments.starts_with("state") => place.path().join("counter").display().to_string(),
-                "counter/tendon.toml" => place.path().join(word).display().to_string(),
-                word => word.to_owned(),
-            })
-            .collect();
+        // The binary of this test run stands for the one that cargo would build, and another folder for the clone.
+        let of_the_clone = |word: &str| word.starts_with("examples/") || word.starts_with("guest-sdk/");
+        let place_of = |word: &str| match of_the_clone(word) {
+            true => root().join(word).display().to_string(),
+            false => word.to_owned(),
+        };
+        let arguments: Vec<String> = arguments.split_whitespace().map(place_of).collect();
         let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         if arguments.first() == Some(&"dev") && !arguments.contains(&"--until-head") {
             arguments.push("--until-head");
         }
-        succeeds(&root(), &arguments);
+        succeeds(place.path(), &arguments);
         ran += 1;
     }
     assert!(ran >= 5, "only {ran} commands were found");

@@ -39,6 +39,13 @@ pub struct Args {
     pub cargo: Vec<String>,
 }
 
+impl Args {
+    /// A folder, built for use.
+    pub fn of(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), debug: false, cargo: Vec::new() }
+    }
+}
+
 /// A component that was built.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Built {

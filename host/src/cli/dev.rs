@@ -1,21 +1,15 @@
 //! `tendon dev [DIR]`: build, import the sample events once, run, and reload what changes.
 
-use std::{
-    io::BufReader,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io::BufReader, path::PathBuf, sync::Arc, time::Duration};
 
-use notify_debouncer_mini::{new_debouncer, notify};
 use serde::Serialize;
-use tokio::sync::mpsc;
 
 use super::{
     Ctx, build,
     hosting::{End, Hosting},
     output::Format,
-    problem::{self, Exit},
+    problem::Exit,
+    rebuild,
 };
 use crate::{
     changes::Changes,
@@ -58,7 +52,7 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     config::read(&file, Components::MayBeMissing)?;
     let builds = !args.no_build && args.folder.join("Cargo.toml").is_file();
     if builds {
-        build::build(&building(&args.folder), |line| ctx.out.talk(line)).await?;
+        build::build(&build::Args::of(&args.folder), |line| ctx.out.talk(line)).await?;
     }
     let config = config::read(&file, Components::MustExist)?;
     let samples: Vec<Stream> = config.streams.values().filter(|stream| stream.sample.is_some()).cloned().collect();
@@ -69,7 +63,7 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     let out = ctx.out.clone();
     hosting.start(args.debounce, move |notice| out.talk(notice)).await?;
     if builds && !args.until_head {
-        hosting.attach(tokio::spawn(rebuild(args.folder.clone(), args.debounce, ctx.clone())));
+        hosting.attach(tokio::spawn(rebuild::follow(args.folder.clone(), args.debounce, ctx.clone())));
     }
     ctx.out.talk(format!("running; the API is at http://{}; ctrl-c stops", hosting.api));
     let end = hosting.wait(args.until_head).await?;
@@ -80,10 +74,6 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         End::Head(stuck) if !stuck.is_empty() => Ok(Exit::Failed),
         End::Head(_) | End::Asked => Ok(Exit::Ok),
     }
-}
-
-fn building(folder: &Path) -> build::Args {
-    build::Args { folder: folder.to_owned(), debug: false, cargo: Vec::new() }
 }
 
 /// The config with a port that is free: two projects may be developed at once, commands find each by its store.
@@ -108,33 +98,6 @@ async fn import(host: &Host, stream: &Stream, ctx: &Ctx) -> Result<()> {
         ctx.out.talk(format!("imported {appended} events into {}", stream.id.name));
     }
     Ok(())
-}
-
-/// Builds again whenever a source changes; what comes of it is for the watcher of components to see.
-async fn rebuild(folder: PathBuf, debounce: Duration, ctx: Ctx) {
-    let (hint, mut hints) = mpsc::channel(1);
-    let is_source = |path: &Path| {
-        let ignored = ["target", ".git"].iter().any(|folder| path.iter().any(|part| part == *folder));
-        !ignored
-            && path.extension().is_some_and(|extension| extension == "rs" || extension == "toml" || extension == "wit")
-    };
-    let mut watcher = match new_debouncer(debounce, move |events: notify_debouncer_mini::DebounceEventResult| {
-        if events.is_ok_and(|events| events.iter().any(|event| is_source(&event.path))) {
-            // A full channel means that a build is due already.
-            let _ = hint.try_send(());
-        }
-    }) {
-        Ok(watcher) => watcher,
-        Err(error) => return ctx.out.talk(format!("sources are not watched: {error}")),
-    };
-    if let Err(error) = watcher.watcher().watch(&folder, notify::RecursiveMode::Recursive) {
-        return ctx.out.talk(format!("sources are not watched: {error}"));
-    }
-    while hints.recv().await.is_some() {
-        if let Err(error) = build::build(&building(&folder), |line| ctx.out.talk(line)).await {
-            problem::report(&error, ctx.out.format, ctx.globals.color.on_stderr());
-        }
-    }
 }
 
 /// What each consumer did.

@@ -15,6 +15,7 @@ mod logs;
 pub mod new;
 pub mod output;
 pub mod problem;
+mod rebuild;
 pub mod run;
 pub mod state;
 pub mod stream;
