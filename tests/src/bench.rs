@@ -131,14 +131,14 @@ impl Running {
         }
     }
 
-    /// Events that it committed.
+    /// Events that it has counted so far.
     pub fn handled(&self) -> u64 {
         self.metrics.events.get()
     }
 
-    /// Stops it in order.
-    pub async fn stop(self) -> Result<()> {
+    /// Stops it in order; how many events it has committed.
+    pub async fn stop(self) -> u64 {
         self.supervised.stop().await;
-        Ok(())
+        self.metrics.events.get()
     }
 }

@@ -77,7 +77,7 @@ pub(super) async fn run(report: &mut Report) -> Result<()> {
     let shard = ShardId { consumer: bench::consumer("reload"), index: 0 };
     let history = database.store().history(&shard).await?;
     report.count("swaps in the shard's history, the first version included", swaps + 1, history.len() as u64);
-    running.stop().await?;
+    running.stop().await;
     database.close().await;
     Ok(())
 }

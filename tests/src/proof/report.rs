@@ -28,12 +28,23 @@ pub struct Report {
     name: String,
     scale: Scale,
     seed: u64,
+    only: Option<String>,
     lines: Vec<Line>,
 }
 
 impl Report {
-    pub(super) fn new(name: &str, scale: Scale) -> Self {
-        Self { name: name.to_owned(), scale, seed: 1, lines: Vec::new() }
+    pub(super) fn new(name: &str, scale: Scale, only: Option<&str>) -> Self {
+        Self { name: name.to_owned(), scale, seed: 1, only: only.map(str::to_owned), lines: Vec::new() }
+    }
+
+    /// Whether everything is to be run.
+    pub fn is_whole(&self) -> bool {
+        self.only.is_none()
+    }
+
+    /// Whether a part of this name is to be run.
+    pub fn wants(&self, part: &str) -> bool {
+        self.only.as_ref().is_none_or(|text| part.contains(text.as_str()))
     }
 
     /// How much is run.
@@ -89,7 +100,7 @@ impl Report {
             Verdict::Figure(is_met) => is_met || self.scale == Scale::Quick,
             Verdict::Beside => true,
         });
-        if self.scale == Scale::Full {
+        if self.scale == Scale::Full && self.is_whole() {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/proofs");
             fs::create_dir_all(&folder)?;
             let file = folder.join(format!("{}.md", self.name));
