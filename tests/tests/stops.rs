@@ -1,0 +1,49 @@
+//! The three ways to stand still, and how a consumer gets out of them, with the real binary.
+
+use serde_json::json;
+use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use tendon_tests::project::Project;
+
+const CONFIG: &str = r#"
+    [host]
+    listen = "127.0.0.1:0"
+    [store.main]
+    url = "sqlite://test.db"
+    [stream.events]
+    [consumer.subject]
+    component = "guest.wasm"
+    stream = "events"
+    config = { behaviour = "fail" }
+    retry = { attempts = 5, base = "1h", cap = "1h" }
+"#;
+
+#[test]
+fn an_operator_reaches_a_consumer_that_waits_for_its_next_attempt() {
+    let project = Project::new(CONFIG);
+    let _host = project.host();
+    project.append("events", &json!({}));
+    project.consumer("subject", "failed once", |consumer| consumer["attempts"] == 1);
+    project.json(&["consumer", "pause", "subject"]);
+    project.status("subject", "paused");
+    assert_eq!(project.json(&["consumer", "resume", "subject"])["summary"]["attempts"], 0);
+    let again = project.consumer("subject", "failed again, long before the hour is over", |c| c["attempts"] == 1);
+    assert_eq!((&again["status"], &again["reason"]["code"]), (&json!("running"), &json!("retry")));
+}
+
+#[tokio::test]
+async fn a_consumer_whose_store_fails_is_stalled_and_runs_again_by_itself() {
+    let project = Project::new(&CONFIG.replace("\"fail\"", "\"counter\""));
+    let _host = project.host();
+    project.append("events", &json!({}));
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "1");
+    let options = SqliteConnectOptions::new().filename(project.path("test.db"));
+    let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("ALTER TABLE state RENAME TO elsewhere").execute(&mut other).await.unwrap();
+    project.append("events", &json!({}));
+    let stalled = project.status("subject", "stalled");
+    assert_eq!((&stalled["attempts"], &stalled["cursor"]), (&json!(0), &json!("1")), "no attempt is counted");
+    sqlx::query("ALTER TABLE elsewhere RENAME TO state").execute(&mut other).await.unwrap();
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "2");
+    project.status("subject", "running");
+    assert_eq!(project.json(&["state", "get", "subject", "a"])["value"], 2);
+}

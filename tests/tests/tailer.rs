@@ -1,0 +1,63 @@
+//! One reader for all consumers of a stream, and those who fall off its ring.
+
+use std::time::Duration;
+
+use tendon::{
+    backend::{Database, Options},
+    event::{Cursor, Event},
+    source::Source,
+    store::Commit,
+    tailer::{LONE_READERS_MAX, RING_CHUNKS_MAX, Subscription, Tailer},
+};
+use tendon_tests::place::{append, emit, stream};
+use tokio::time::timeout;
+
+/// Twice as many chunks as a ring holds.
+const EVENTS: u64 = 2 * 256 * RING_CHUNKS_MAX as u64;
+
+async fn filled() -> (Database, std::sync::Arc<dyn Source>) {
+    let database = Database::open("memory:", Options::default()).await.unwrap();
+    database.create_stream(&stream("in")).await.unwrap();
+    let all: Commit = append((0..EVENTS).map(|n| emit(&stream("in"), n)).collect());
+    database.store().commit(&[all]).await.remove(0).unwrap();
+    let source = database.source(&stream("in")).await.unwrap();
+    (database, source)
+}
+
+/// Reads so many events, each of which must be the next one.
+async fn read(subscription: &mut Subscription, from: u64, events: u64) {
+    let mut next = from + 1;
+    while next <= from + events {
+        let piece = timeout(Duration::from_secs(60), subscription.next()).await.expect("nothing comes").unwrap();
+        for Event { id, .. } in piece.events() {
+            assert_eq!(id.to_string(), next.to_string());
+            next += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn everybody_sees_every_event_in_order_wherever_they_begin() {
+    let (_database, source) = filled().await;
+    let tailer = Tailer::start(source);
+    for start in [0, 1, 255, 256, 20_000, EVENTS - 1] {
+        let cursor = if start == 0 { Cursor::START } else { Cursor(start.to_string().into()) };
+        read(&mut tailer.subscribe(cursor), start, EVENTS - start).await;
+    }
+}
+
+#[tokio::test]
+async fn who_is_slow_with_a_chunk_keeps_nobody_from_reading() {
+    let (_database, source) = filled().await;
+    let tailer = Tailer::start(source);
+    read(&mut tailer.subscribe(Cursor::START), 0, EVENTS).await;
+    // The ring is at the head now: these read alone, and then do not come back for more.
+    let mut slow: Vec<Subscription> = (0..2 * LONE_READERS_MAX).map(|_| tailer.subscribe(Cursor::START)).collect();
+    for subscription in &mut slow {
+        read(subscription, 0, 256).await;
+    }
+    read(&mut tailer.subscribe(Cursor::START), 0, EVENTS).await;
+    for subscription in &mut slow {
+        read(subscription, 256, EVENTS - 256).await;
+    }
+}
