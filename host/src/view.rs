@@ -55,6 +55,19 @@ pub struct View {
     changes: Changes,
     young: Cache,
     old: Cache,
+    knows: Knows,
+}
+
+/// What the cache says of a key that is not in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Knows {
+    /// Nobody has looked yet.
+    #[default]
+    Unasked,
+    /// The state was empty, and all that was written since is in the cache: there is no such key.
+    All,
+    /// It may be in the store.
+    Some,
 }
 
 /// An event that is being handled: what is emitted is caused by it.
@@ -124,6 +137,7 @@ impl View {
             changes: Changes::default(),
             young: Cache::default(),
             old: Cache::default(),
+            knows: Knows::default(),
         }
     }
 
@@ -188,6 +202,9 @@ impl View {
     /// it and of the next.)
     pub fn committed(&mut self) {
         if self.young.bytes > CACHE_GENERATION_BYTES {
+            if !self.old.entries.is_empty() {
+                self.knows = Knows::Some;
+            }
             self.old = std::mem::take(&mut self.young);
         }
     }
@@ -196,6 +213,9 @@ impl View {
     pub async fn get(&mut self, key: &str) -> Result<Option<Bytes>> {
         if let Some(value) = self.cached(key) {
             return Ok(value);
+        }
+        if self.knows_all().await? {
+            return Ok(None);
         }
         let values = self.spec.store.get(&self.scope(), &[key.to_owned().into()]).await?;
         let value = values.into_iter().next().flatten();
@@ -208,7 +228,7 @@ impl View {
         let mut values: Vec<Option<Option<Bytes>>> = keys.iter().map(|key| self.cached(key)).collect();
         let is_missing = |(key, value): (&Key, &Option<Option<Bytes>>)| value.is_none().then(|| key.clone());
         let missing: Vec<Key> = keys.iter().zip(&values).filter_map(is_missing).collect();
-        if !missing.is_empty() {
+        if !missing.is_empty() && !self.knows_all().await? {
             let stored = self.spec.store.get(&self.scope(), &missing).await?;
             let gaps = values.iter_mut().filter(|value| value.is_none());
             for ((gap, key), value) in gaps.zip(missing).zip(stored) {
@@ -318,6 +338,18 @@ impl View {
 
     fn scope(&self) -> Scope {
         Scope { consumer: self.spec.shard.consumer.clone(), part: self.part.clone() }
+    }
+
+    /// Whether a key that is not in the cache is nowhere. A consumer that begins with an empty state, as each does that
+    /// replays a stream, learns so with one read, in place of one for every new key.
+    async fn knows_all(&mut self) -> Result<bool> {
+        if self.knows == Knows::Unasked {
+            // The state of a key is another one with every event: it is not worth the question.
+            let asks = self.spec.scope != StateScope::Key;
+            let is_empty = asks && self.spec.store.scan(&self.scope(), "", None, 1).await?.is_empty();
+            self.knows = if is_empty { Knows::All } else { Knows::Some };
+        }
+        Ok(self.knows == Knows::All)
     }
 
     fn cached(&self, key: &str) -> Option<Option<Bytes>> {

@@ -2,6 +2,8 @@
 //! where each piece is. JSON itself holds no bytes that a user chose. (Measured with 250 state writes: 1.2 µs a write; a
 //! statement for each costs 9 to 13.)
 
+use std::cmp::Ordering;
+
 use bytes::Bytes;
 use bytestring::ByteString;
 use serde_json::{Value, json};
@@ -55,18 +57,18 @@ pub(super) struct Parameters {
     pub(super) bytes: Vec<u8>,
 }
 
-/// Sets the values of keys.
+/// Sets the values of keys. REPLACE, not an upsert: in a table with this one index SQLite then looks for no conflict, but
+/// overwrites the row where it finds it, in place when the new value is as long as the old one.
 pub(super) const SET_STATE: &str = "
     WITH part AS MATERIALIZED (
         SELECT value->>0 AS tenant, value->>1 AS consumer, CAST(substr(?2, value->>2, value->>3) AS TEXT) AS part,
             value->4 AS writes
         FROM json_each(?1)
     )
-    INSERT INTO state (tenant, consumer, part, key, value)
+    INSERT OR REPLACE INTO state (tenant, consumer, part, key, value)
     SELECT tenant, consumer, part, CAST(substr(?2, write.value >> 32, (write.value >> 21) & 2047) AS TEXT),
         substr(?2, (write.value >> 32) + ((write.value >> 21) & 2047), write.value & 2097151)
-    FROM part, json_each(part.writes) AS write WHERE true
-    ON CONFLICT (tenant, consumer, part, key) DO UPDATE SET value = excluded.value";
+    FROM part, json_each(part.writes) AS write";
 
 /// Deletes keys.
 pub(super) const DELETE_STATE: &str = "
@@ -86,7 +88,11 @@ pub(super) type Write<'a> = (&'a ConsumerId, &'a StateKey, Option<&'a Bytes>);
 /// The parameters of `SET_STATE` and `DELETE_STATE`.
 pub(super) fn state(mut writes: Vec<Write<'_>>) -> Result<Parameters> {
     // In the table's order, so that neighbours meet the same page, and a part is named once.
-    writes.sort_unstable_by_key(|(consumer, key, _)| (*consumer, *key));
+    // A consumer's writes mostly share one id in memory: seeing that saves half of every comparison.
+    writes.sort_unstable_by(|(a, a_key, _), (b, b_key, _)| {
+        let consumers = if std::ptr::eq(*a, *b) { Ordering::Equal } else { a.cmp(b) };
+        consumers.then_with(|| a_key.cmp(b_key))
+    });
     let (mut arena, mut parts) = (Arena::new(), Vec::new());
     for same in writes.chunk_by(|(a, a_key, _), (b, b_key, _)| a == b && a_key.part == b_key.part) {
         let Some((consumer, StateKey { part, .. }, _)) = same.first() else { continue };
