@@ -34,12 +34,15 @@ pub async fn follow(host: Arc<Host>, config: PathBuf, debounce: Duration, tell: 
     let mut watcher = Watcher::new(debounce, hint);
     let mut seen = Files::look(&host, &config).await;
     let mut open = Unfinished::default();
+    // An edit while the host started was not seen by anybody.
+    let running = host.catalog().await.config;
+    let mut was_edited = config::read(&config, Components::MustExist).is_ok_and(|now| now != running);
     loop {
         watcher.watch(seen.folders());
         // A closed channel and a timeout mean the same as a hint: look.
         let _ = timeout(LOOK_INTERVAL, hints.recv()).await;
         let now = Files::look(&host, &config).await;
-        if now.config != seen.config || open.config.is_some() {
+        if std::mem::take(&mut was_edited) || now.config != seen.config || open.config.is_some() {
             let notices = take_config(&host, &config).await;
             open.tell_config(notices, &tell);
         }

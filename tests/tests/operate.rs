@@ -99,9 +99,9 @@ fn what_is_not_there_is_named() {
     let project = project();
     let _host = filled(&project);
     for (arguments, says) in [
-        (&["consumer", "show", "nobody"][..], "there is no consumer `nobody`"),
-        (&["consumer", "resume", "nobody"], "there is no consumer `nobody`"),
-        (&["event", "list", "nowhere"], "there is no stream `nowhere`"),
+        (&["consumer", "show", "nobody"][..], "there is no consumer default/nobody"),
+        (&["consumer", "resume", "nobody"], "there is no consumer default/nobody"),
+        (&["event", "list", "nowhere"], "there is no stream default/nowhere"),
         (&["state", "get", "subject", "nothing"], "nothing"),
     ] {
         let output = project.run(arguments);
