@@ -49,6 +49,11 @@ pub fn read(name: &str, input: impl BufRead, stream: &StreamId) -> Result<Vec<Em
     Lines::new(name, input, stream).collect()
 }
 
+/// Looks at one event, which is in no file.
+pub fn check(event: &str, stream: &StreamId) -> Result<()> {
+    Lines::new("the event", &[][..], stream).emit(event.as_bytes()).map(drop)
+}
+
 /// The events of a file, one by one. Ends after the first error.
 pub struct Lines<'a, R> {
     name: &'a str,
@@ -131,6 +136,9 @@ impl<'a, R: BufRead> Lines<'a, R> {
     }
 
     fn bad(&self, reason: impl std::fmt::Display) -> Error {
+        if self.line == 0 {
+            return Error::invalid(format!("{}: {reason}", self.name));
+        }
         Error::invalid(format!("{}, line {}: {reason}", self.name, self.line))
             .help("a line is {\"type\": 1, \"foreign_id\": \"…\", \"metadata\": …}; nothing of the file was taken")
     }

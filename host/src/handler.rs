@@ -58,7 +58,7 @@ pub struct Failure {
     pub after: Option<Duration>,
 }
 
-/// The kinds of failure. The first five count as attempts, the last does not.
+/// The kinds of failure. All but the last count as attempts.
 #[derive(Debug)]
 pub enum FailureKind {
     /// The guest returned `retry`.
@@ -69,8 +69,10 @@ pub enum FailureKind {
     Trap,
     /// It ran longer than its limits of CPU or wall time.
     Timeout,
-    /// It passed another limit, or used what was not granted.
+    /// It passed another limit.
     Limit,
+    /// It used what was not granted: no further attempt, it would do so again.
+    Denied,
     /// The store or the host failed it. Not the event's fault.
     Infrastructure(Error),
 }
@@ -84,6 +86,7 @@ impl FailureKind {
             Self::Trap => "trap",
             Self::Timeout => "timeout",
             Self::Limit => "limit",
+            Self::Denied => "denied",
             Self::Infrastructure(_) => "infrastructure",
         }
     }

@@ -3,35 +3,29 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
-    sync::Arc,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use futures_util::future::try_join_all;
-use tokio::sync::RwLock;
+use tokio::sync::{Mutex, RwLock};
 
+pub use crate::open::Catalog;
 use crate::{
-    backend::{self, Database, Options, sqlite::HostLock},
     clock::Clock,
-    committer::Committer,
-    config::{
-        Config,
-        resolved::{Consumer as ConsumerConfig, Durability, Store as StoreConfig, StoreUrl},
-    },
+    config::{Config, resolved::Consumer as ConsumerConfig},
     consumer::{Shard, Version},
-    deploy::{Deployer, Proposal, check_change},
+    deploy::Deployer,
     deployment::Deployment,
     error::{Error, Kind, Result},
     notice::Notice,
+    open::{Open, needs_restart},
     runtime::Engine,
-    start,
-    store::{Commit, Digest, Move, Owner, Position, Reason, Status},
+    store::{Commit, Move, Owner, Position, Reason, Revision, Status},
     supervisor::{Standing, Supervised},
-    tailer::Tailer,
     telemetry::Telemetry,
-    tenant::{ConsumerId, Name, ShardId, StreamId},
+    tenant::{ConsumerId, Name, ShardId},
 };
 
 /// How long a swap may take before whoever asked for it stops waiting; it still happens.
@@ -41,7 +35,11 @@ const MOVE_ATTEMPTS: u32 = 20;
 
 /// See the module.
 pub struct Host {
+    /// Held by whoever changes what runs, also while a component compiles. Who only reads never waits for it.
+    control: Mutex<()>,
+    /// Written to by who holds `control`, and only to exchange what is in it.
     state: RwLock<State>,
+    api: OnceLock<SocketAddr>,
     deployer: Deployer,
     clock: Clock,
     owner: Owner,
@@ -51,60 +49,19 @@ pub struct Host {
 
 struct State {
     config: Config,
-    stores: BTreeMap<Name, OpenStore>,
-    tailers: BTreeMap<StreamId, Arc<Tailer>>,
+    open: Open,
     consumers: BTreeMap<ConsumerId, Supervised>,
-}
-
-struct OpenStore {
-    database: Database,
-    committer: Committer,
-    lock: Option<HostLock>,
-}
-
-/// The config and the open databases: what reading needs, with a host or without one.
-#[derive(Clone)]
-pub struct Catalog {
-    /// What there is.
-    pub config: Config,
-    /// By the stores' names.
-    pub databases: BTreeMap<Name, Database>,
-}
-
-impl Catalog {
-    /// Opens the databases for reading only; there is no host.
-    pub async fn read_only(config: Config) -> Result<Self> {
-        let mut databases = BTreeMap::new();
-        for (name, store) in &config.stores {
-            databases.insert(name.clone(), database(store, true).await?);
-        }
-        Ok(Self { config, databases })
-    }
-
-    /// A store's database.
-    pub fn database(&self, store: &Name) -> Result<&Database> {
-        self.databases.get(store).ok_or_else(|| Error::not_found(format!("there is no store `{store}`")))
-    }
-
-    /// The database that holds a stream.
-    pub fn database_of(&self, stream: &StreamId) -> Result<&Database> {
-        self.database(&self.config.stream(stream)?.store)
-    }
 }
 
 impl Host {
     /// Opens the stores, each for this host alone, and makes the streams that are not there yet.
     pub async fn open(config: Config) -> Result<Self> {
         let clock = Clock::System;
-        let mut state = State {
-            config: config.clone(),
-            stores: BTreeMap::new(),
-            tailers: BTreeMap::new(),
-            consumers: BTreeMap::new(),
-        };
-        state.open(&config).await?;
+        let open = Open::default().with(&config).await?;
         Ok(Self {
-            state: RwLock::new(state),
+            control: Mutex::default(),
+            state: RwLock::new(State { config, open, consumers: BTreeMap::new() }),
+            api: OnceLock::new(),
             deployer: Deployer::new(Engine::new()?, clock),
             clock,
             owner: Owner(format!("pid {}", std::process::id())),
@@ -115,31 +72,34 @@ impl Host {
     /// Starts every consumer of the config. One whose component is refused, and that has no active deployment to
     /// fall back to, is an error, and nothing is started.
     pub async fn start(&self) -> Result<Vec<Notice>> {
-        let mut state = self.state.write().await;
-        let active = state.active().await?;
+        let _control = self.control.lock().await;
+        let (mut config, open) = self.snapshot().await;
+        let active = open.active(config.consumers.values()).await?;
         // All at once, so that their deployments share transactions.
-        let consumers: Vec<ConsumerConfig> = state.config.consumers.values().cloned().collect();
-        let prepared = consumers.iter().map(|consumer| self.prepare(&state, consumer, active.get(&consumer.id)));
-        let mut notices = Vec::new();
-        for (consumer, (version, notice)) in consumers.iter().zip(try_join_all(prepared).await?) {
-            let supervised = self.supervise(&state, consumer, version)?;
-            state.consumers.insert(consumer.id.clone(), supervised);
+        let prepared = config.consumers.values().map(|one| self.deployer.prepare(&open, one, active.get(&one.id)));
+        let prepared = try_join_all(prepared).await?;
+        let (mut consumers, mut notices) = (BTreeMap::new(), Vec::new());
+        for (consumer, (version, notice)) in config.consumers.values_mut().zip(prepared) {
+            consumer.settle(&version.spec);
+            consumers.insert(consumer.id.clone(), self.supervise(&open, &consumer.id, version)?);
             notices.extend(notice);
         }
+        let mut state = self.state.write().await;
+        (state.config, state.consumers) = (config, consumers);
         Ok(notices)
     }
 
     /// Tells everybody where the API is.
-    pub async fn announce(&self, api: std::net::SocketAddr) -> Result<()> {
-        let mut state = self.state.write().await;
-        state.stores.values_mut().filter_map(|store| store.lock.as_mut()).try_for_each(|lock| lock.set_api(api))
+    pub async fn announce(&self, api: SocketAddr) -> Result<()> {
+        // Told once; stores that a later config brings are told then.
+        let _ = self.api.set(api);
+        self.state.read().await.open.announce(api)
     }
 
     /// What reading needs.
     pub async fn catalog(&self) -> Catalog {
         let state = self.state.read().await;
-        let databases = state.stores.iter().map(|(name, store)| (name.clone(), store.database.clone())).collect();
-        Catalog { config: state.config.clone(), databases }
+        Catalog { config: state.config.clone(), databases: state.open.databases() }
     }
 
     /// How each consumer stands.
@@ -150,7 +110,7 @@ impl Host {
 
     /// Writes something that is not a shard's own, such as a producer's events.
     pub async fn commit(&self, store: &Name, commit: Commit) -> Result<crate::store::Committed> {
-        let committer = self.state.read().await.store(store)?.committer.clone();
+        let committer = self.state.read().await.open.store(store)?.committer.clone();
         committer.commit(commit).await
     }
 
@@ -180,11 +140,16 @@ impl Host {
         state.config.consumer(consumer)?;
         let supervised = state.consumers.get(consumer);
         let supervised = supervised.ok_or_else(|| Error::not_found(format!("{consumer} does not run here")))?;
-        let store = state.store(&supervised.version().spec.store)?;
+        let spec = supervised.version().spec.clone();
+        let store = state.open.store(&spec.store)?;
         let shard = ShardId { consumer: consumer.clone(), index: 0 };
         for _ in 0..MOVE_ATTEMPTS {
             let from = store.database.store().load(&shard).await?;
             let mut to = from.clone();
+            if from.revision == Revision(0) {
+                // Nothing has moved it yet, and after this it is no new one that its start holds for.
+                to.cursor = spec.start.clone();
+            }
             change(&mut to);
             to.updated_at = self.clock.now();
             let r#move = Some(Move { from, to, takes_fence: true });
@@ -202,225 +167,138 @@ impl Host {
 
     /// Looks at a consumer's component file and, if it has changed, lets it take over.
     pub async fn reload(&self, id: &ConsumerId) -> Option<Notice> {
-        let state = self.state.read().await;
-        let consumer = state.config.consumer(id).ok()?;
-        let running = state.consumers.get(id)?;
-        let from = running.version().factory.digest();
-        let active = state.active().await.ok()?;
-        let (version, compiled_in) = match self.propose(&state, consumer, active.get(id)).await {
-            Ok(Some(proposed)) => proposed,
-            Ok(None) => return None,
-            Err(error) => return Some(Notice::Refused { consumer: id.clone(), running: from.short(), error }),
+        let _control = self.control.lock().await;
+        let (config, open) = self.snapshot().await;
+        let consumer = config.consumer(id).ok()?;
+        let renewed = match open.active(std::iter::once(consumer)).await {
+            Ok(active) => self.renew(&open, consumer, active.get(id)).await,
+            Err(error) => Err(error),
         };
-        let to = version.factory.digest();
-        let began = Instant::now();
-        running.swap(Arc::new(version), SWAP_WAIT).await;
-        Some(Notice::Reloaded {
-            consumer: id.clone(),
-            from: from.short(),
-            to: to.short(),
-            swap: began.elapsed(),
-            compiled_in,
-        })
+        match renewed {
+            Ok(notice) => notice,
+            Err(error) => Some(Notice::Refused { consumer: id.clone(), running: self.running(id).await, error }),
+        }
     }
 
-    /// Takes another config: consumers that are the same run on, the others are stopped, started or restarted.
-    pub async fn reconfigure(&self, config: Config) -> Result<Vec<Notice>> {
-        let mut state = self.state.write().await;
-        state.open(&config).await?;
-        let before = std::mem::replace(&mut state.config, config);
-        let changed: Vec<ConsumerId> = {
-            let all = before.consumers.values().chain(state.config.consumers.values());
-            let ids: BTreeSet<ConsumerId> = all.map(|consumer| consumer.id.clone()).collect();
-            ids.into_iter().filter(|id| before.consumer(id).ok() != state.config.consumer(id).ok()).collect()
-        };
-        let active = state.active().await?;
+    /// Takes another config: consumers that are the same run on, the others are stopped, started or changed, and one
+    /// whose change is refused stays as it was. An error means that nothing was changed.
+    pub async fn reconfigure(&self, mut config: Config) -> Result<Vec<Notice>> {
+        let _control = self.control.lock().await;
+        let (before, open) = self.snapshot().await;
+        if config.host != before.host {
+            return Err(needs_restart("another `listen` under [host]"));
+        }
+        let open = open.with(&config).await?;
+        let changed = self.changed(&before, &config).await;
+        let active = open.active(changed.iter().filter_map(|id| config.consumer(id).ok())).await?;
+        if let Some(api) = self.api.get() {
+            open.announce(*api)?;
+        }
+        // From here on what fails concerns one consumer only.
+        self.state.write().await.open = open.clone();
         let mut notices = Vec::new();
         for id in changed {
-            let Ok(consumer) = state.config.consumer(&id).cloned() else {
-                if let Some(running) = state.consumers.remove(&id) {
+            let Ok(consumer) = config.consumer(&id).cloned() else {
+                let running = self.state.write().await.consumers.remove(&id);
+                if let Some(running) = running {
                     running.stop().await;
                 }
                 notices.push(Notice::Stopped { consumer: id });
                 continue;
             };
-            match self.prepare(&state, &consumer, active.get(&id)).await {
-                Ok((version, notice)) => {
-                    notices.extend(notice);
-                    if let Some(running) = state.consumers.remove(&id) {
-                        running.stop().await;
-                    }
-                    let supervised = self.supervise(&state, &consumer, version)?;
-                    state.consumers.insert(id.clone(), supervised);
-                    notices.push(Notice::Started { consumer: id });
+            match self.renew(&open, &consumer, active.get(&id)).await {
+                Ok(notice) => notices.extend(notice),
+                Err(error) => {
+                    config.keep(&before, &id);
+                    notices.push(Notice::Refused { running: self.running(&id).await, consumer: id, error });
                 }
-                Err(error) => notices.push(Notice::Refused { consumer: id, running: "nothing".into(), error }),
             }
         }
+        self.state.write().await.config = config;
         Ok(notices)
     }
 
     /// Stops everything in order: what was handled is committed.
     pub async fn stop(&self) {
-        let mut state = self.state.write().await;
-        state.consumers.values().for_each(Supervised::ask_to_stop);
-        for (_, consumer) in std::mem::take(&mut state.consumers) {
+        let _control = self.control.lock().await;
+        let (consumers, open) = {
+            let mut state = self.state.write().await;
+            (std::mem::take(&mut state.consumers), std::mem::take(&mut state.open))
+        };
+        consumers.values().for_each(Supervised::ask_to_stop);
+        for (_, consumer) in consumers {
             consumer.stop().await;
         }
-        state.tailers.clear();
-        for (_, store) in std::mem::take(&mut state.stores) {
-            store.database.close().await;
-        }
+        open.close().await;
     }
 
-    /// What a consumer is to run at its start: what its file proposes if that can be activated, and what is active
-    /// otherwise.
-    async fn prepare(
+    async fn snapshot(&self) -> (Config, Open) {
+        let state = self.state.read().await;
+        (state.config.clone(), state.open.clone())
+    }
+
+    /// The short digest of what a consumer runs.
+    async fn running(&self, id: &ConsumerId) -> Option<String> {
+        self.state.read().await.consumers.get(id).map(|running| running.version().factory.digest().short())
+    }
+
+    /// The consumers that two configs do not agree about, and those that should run and do not.
+    async fn changed(&self, before: &Config, after: &Config) -> BTreeSet<ConsumerId> {
+        let state = self.state.read().await;
+        let all = before.consumers.values().chain(after.consumers.values()).map(|consumer| consumer.id.clone());
+        let is_same =
+            |id: &ConsumerId| before.consumer(id).ok() == after.consumer(id).ok() && state.consumers.contains_key(id);
+        all.filter(|id| !is_same(id)).collect()
+    }
+
+    /// Lets a consumer become what its file and its config propose. An error leaves it as it is.
+    async fn renew(
         &self,
-        state: &State,
+        open: &Open,
         consumer: &ConsumerConfig,
         active: Option<&Deployment>,
-    ) -> Result<(Version, Option<Notice>)> {
-        let refused = match self.propose(state, consumer, active).await {
-            Ok(Some((version, _))) => return Ok((version, None)),
-            Ok(None) => None,
-            Err(error) => Some(error),
+    ) -> Result<Option<Notice>> {
+        let id = consumer.id.clone();
+        let running = self.state.read().await.consumers.get(&id).map(Supervised::version);
+        let Some(running) = running else {
+            let (version, refused) = self.deployer.prepare(open, consumer, active).await?;
+            let supervised = self.supervise(open, &id, version)?;
+            self.state.write().await.consumers.insert(id.clone(), supervised);
+            return Ok(Some(refused.unwrap_or(Notice::Started { consumer: id })));
         };
-        match (active, refused) {
-            (Some(active), refused) => {
-                let running = active.digest.short();
-                let store = state.store(&consumer.store)?.database.store();
-                let version = self.deployer.restore(&store, active.clone()).await?;
-                Ok((version, refused.map(|error| Notice::Refused { consumer: consumer.id.clone(), running, error })))
+        let (version, compiled_in) = match (self.deployer.propose(open, consumer, active).await?, active) {
+            (Some(proposed), _) => proposed,
+            // It was activated, but the answer was lost.
+            (None, Some(active)) if active.epoch != running.epoch => {
+                (self.deployer.restore(open, active.clone()).await?, Duration::ZERO)
             }
-            (None, Some(error)) => Err(error),
-            (None, None) => Err(Error::corrupt(format!("the active deployment of {} is gone", consumer.id))),
-        }
+            (None, _) => return Ok(None),
+        };
+        let (from, to) = (running.factory.digest().short(), version.factory.digest().short());
+        let began = Instant::now();
+        // Nobody waits for this lock to write: that would need `control`.
+        let state = self.state.read().await;
+        let Some(shard) = state.consumers.get(&id) else { return Ok(None) };
+        let swap = shard.swap(Arc::new(version), SWAP_WAIT).await.then(|| began.elapsed());
+        Ok(Some(Notice::Reloaded { consumer: id, from, to, swap, compiled_in }))
     }
 
-    /// Activates what a consumer's file and config propose; none when that is active already.
-    async fn propose(
-        &self,
-        state: &State,
-        consumer: &ConsumerConfig,
-        active: Option<&Deployment>,
-    ) -> Result<Option<(Version, Duration)>> {
-        let store = state.store(&consumer.store)?;
-        let component = read_settled(&consumer.component).await?;
-        let start = match active {
-            Some(active) => active.spec.start.clone(),
-            None => start::resolve(&consumer.start, &**state.tailer(&consumer.stream)?.source()).await?,
-        };
-        let spec = consumer.spec(start);
-        if let Some(active) = active {
-            if active.digest == Digest::of(&component) && active.spec == spec {
-                return Ok(None);
-            }
-            check_change(&active.spec, &spec, &consumer.id)?;
-        }
-        let proposal = Proposal { consumer: consumer.id.clone(), spec, component };
-        let tried = self.deployer.try_out(&store.database.store(), &proposal).await?;
-        let compiled_in = tried.compiled_in;
-        let version = self.deployer.activate(&store.committer, proposal, tried).await?;
-        Ok(Some((version, compiled_in)))
-    }
-
-    fn supervise(&self, state: &State, consumer: &ConsumerConfig, version: Version) -> Result<Supervised> {
-        let store = state.store(&consumer.store)?;
-        let tailer = state.tailer(&consumer.stream)?.clone();
+    /// Runs a version: its spec says on which stream and in which store, whatever a config proposes.
+    fn supervise(&self, open: &Open, id: &ConsumerId, version: Version) -> Result<Supervised> {
+        let store = open.store(&version.spec.store)?;
+        let tailer = open.tailer(&version.spec.stream)?.clone();
         Ok(Supervised::start(Arc::new(version), |ends| Shard {
-            id: ShardId { consumer: consumer.id.clone(), index: 0 },
+            id: ShardId { consumer: id.clone(), index: 0 },
             owner: self.owner.clone(),
             store: store.database.store(),
             committer: store.committer.clone(),
             tailer,
             clock: self.clock,
-            metrics: self.telemetry.metrics().of(&consumer.id),
+            metrics: self.telemetry.metrics().of(id),
             version: ends.version,
             poke: ends.poke,
             stop: ends.stop,
             adopted: ends.adopted,
         }))
     }
-}
-
-impl State {
-    /// Opens the stores and streams of a config that are not open yet.
-    async fn open(&mut self, config: &Config) -> Result<()> {
-        for (name, store) in &config.stores {
-            if !self.stores.contains_key(name) {
-                self.stores.insert(name.clone(), OpenStore::open(store).await?);
-            }
-        }
-        for stream in config.streams.values() {
-            if !self.tailers.contains_key(&stream.id) {
-                let database = &self.store(&stream.store)?.database;
-                database.create_stream(&stream.id).await?;
-                let tailer = Tailer::start(database.source(&stream.id).await?);
-                self.tailers.insert(stream.id.clone(), tailer);
-            }
-        }
-        Ok(())
-    }
-
-    fn store(&self, name: &Name) -> Result<&OpenStore> {
-        self.stores.get(name).ok_or_else(|| Error::not_found(format!("there is no store `{name}`")))
-    }
-
-    fn tailer(&self, stream: &StreamId) -> Result<&Arc<Tailer>> {
-        self.tailers.get(stream).ok_or_else(|| Error::not_found(format!("there is no stream `{}`", stream.name)))
-    }
-
-    /// The active deployment of every consumer, in the store that its config names.
-    async fn active(&self) -> Result<BTreeMap<ConsumerId, Deployment>> {
-        let mut active = BTreeMap::new();
-        for (name, store) in &self.stores {
-            let deployments = store.database.store().deployments().await?;
-            let here = deployments.into_iter().filter(|deployment| deployment.spec.store == *name);
-            active.extend(here.map(|deployment| (deployment.consumer.clone(), deployment)));
-        }
-        Ok(active)
-    }
-}
-
-impl OpenStore {
-    async fn open(config: &StoreConfig) -> Result<Self> {
-        let lock = match &config.url {
-            StoreUrl::Sqlite(path) => Some(HostLock::acquire(path, None)?),
-        };
-        let database = database(config, false).await?;
-        let committer = Committer::start(database.store());
-        Ok(Self { database, committer, lock })
-    }
-}
-
-async fn database(config: &StoreConfig, read_only: bool) -> Result<Database> {
-    let StoreUrl::Sqlite(path) = &config.url;
-    let durability = match config.durability {
-        Durability::Full => backend::Durability::Full,
-        Durability::Relaxed => backend::Durability::Relaxed,
-    };
-    Database::open(&format!("sqlite://{}", path.display()), Options { durability, read_only }).await
-}
-
-/// A file's bytes once nobody writes to it any more: its size and time must stand still for a moment.
-async fn read_settled(path: &Path) -> Result<Bytes> {
-    const MOMENT: Duration = Duration::from_millis(20);
-    const SETTLED: Duration = Duration::from_secs(2);
-    let failed =
-        |error: std::io::Error| Error::invalid(format!("component {} cannot be read", path.display())).because(error);
-    let stamp = || async { tokio::fs::metadata(path).await.map(|file| (file.len(), file.modified().ok())) };
-    let mut before = stamp().await.map_err(failed)?;
-    let is_old = before.1.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > SETTLED);
-    for _ in 0..250 {
-        if !is_old {
-            tokio::time::sleep(MOMENT).await;
-        }
-        let now = stamp().await.map_err(failed)?;
-        if now == before {
-            return tokio::fs::read(path).await.map(Bytes::from).map_err(failed);
-        }
-        before = now;
-    }
-    Err(Error::unavailable(format!("component {} is still being written", path.display())))
 }

@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{error::Error, tenant::ConsumerId};
+use crate::{
+    error::{Error, Retry},
+    tenant::ConsumerId,
+};
 
 /// Something that happened to a consumer's version.
 #[derive(Debug)]
@@ -15,8 +18,8 @@ pub enum Notice {
         from: String,
         /// The short digest now.
         to: String,
-        /// From the wish to the first event that it could handle.
-        swap: Duration,
+        /// From the wish to the first event that it could handle; none where a call that runs must end first.
+        swap: Option<Duration>,
         /// How long compiling took before that; zero when it was in the cache.
         compiled_in: Duration,
     },
@@ -24,8 +27,8 @@ pub enum Notice {
     Refused {
         /// Whose.
         consumer: ConsumerId,
-        /// The short digest that runs on.
-        running: String,
+        /// The short digest that runs on; none where nothing ran.
+        running: Option<String>,
         /// Why.
         error: Error,
     },
@@ -43,27 +46,52 @@ pub enum Notice {
     ConfigRefused {
         /// What is wrong with it.
         problems: String,
+        /// Whether the same file may be taken later: it is not the file's fault.
+        may_pass: bool,
     },
+}
+
+impl Notice {
+    /// Whether the same change may be taken later: what refused it was a store, for example, that is not there now.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused { error, .. } => error.retry() != Retry::Never,
+            Self::ConfigRefused { may_pass, .. } => *may_pass,
+            Self::Reloaded { .. } | Self::Started { .. } | Self::Stopped { .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reloaded { consumer, from, to, swap, compiled_in } => {
-                let (swap, compile) = (swap.as_secs_f64() * 1e3, compiled_in.as_secs_f64() * 1e3);
-                write!(f, "reloaded {} {from}… → {to}… in {swap:.1} ms ", consumer.name)?;
+                let name = &consumer.name;
+                match swap {
+                    Some(swap) if from == to => write!(f, "changed {name} in {} ", millis(*swap))?,
+                    Some(swap) => write!(f, "reloaded {name} {from}… → {to}… in {} ", millis(*swap))?,
+                    None => write!(f, "{name}: {to}… takes over from {from}… when the call that runs ends ")?,
+                }
                 if compiled_in.is_zero() {
                     f.write_str("(was compiled)")
                 } else {
-                    write!(f, "(compiled in {compile:.0} ms)")
+                    write!(f, "(compiled in {:.0} ms)", compiled_in.as_secs_f64() * 1e3)
                 }
             }
             Self::Refused { consumer, running, error } => {
-                write!(f, "refused {}: {}; {running}… runs on", consumer.name, error.chain())
+                write!(f, "refused {}: {}; ", consumer.name, error.chain())?;
+                match running {
+                    Some(running) => write!(f, "{running}… runs on"),
+                    None => f.write_str("it does not run"),
+                }
             }
             Self::Started { consumer } => write!(f, "started {}", consumer.name),
             Self::Stopped { consumer } => write!(f, "stopped {}", consumer.name),
-            Self::ConfigRefused { problems } => write!(f, "config refused, nothing was changed:\n{problems}"),
+            Self::ConfigRefused { problems, .. } => write!(f, "config refused, nothing was changed:\n{problems}"),
         }
     }
+}
+
+fn millis(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1e3)
 }

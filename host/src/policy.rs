@@ -42,7 +42,7 @@ pub enum Decision {
 
 /// What to do about an event that has now failed `attempts` times; `random` is in 0..1.
 pub fn after_failure(policy: &RetryPolicy, attempts: u32, failure: &Failure, random: f64) -> Decision {
-    if matches!(failure.kind, FailureKind::Reject) || attempts >= policy.attempts {
+    if matches!(failure.kind, FailureKind::Reject | FailureKind::Denied) || attempts >= policy.attempts {
         return Decision::Block;
     }
     let wait = backoff(policy, attempts, random);
@@ -107,7 +107,8 @@ mod tests {
     }
 
     #[test]
-    fn the_last_attempt_and_a_reject_block() {
+    fn the_last_attempt_a_reject_and_what_was_not_granted_block() {
+        assert_eq!(after_failure(&steady(), 1, &failure(FailureKind::Denied, None), 0.0), Decision::Block);
         let retry = failure(FailureKind::Retry, None);
         assert!(matches!(after_failure(&steady(), 7, &retry, 0.0), Decision::Retry(_)));
         assert_eq!(after_failure(&steady(), 8, &retry, 0.0), Decision::Block);

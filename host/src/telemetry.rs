@@ -26,10 +26,10 @@ pub struct Telemetry {
 pub struct Reading {
     /// Whose.
     pub labels: ConsumerLabels,
-    /// Events to the head.
-    pub lag_events: u64,
-    /// Age of the oldest unread event, in seconds.
-    pub lag_seconds: f64,
+    /// Events to the head, where that is known.
+    pub lag_events: Option<u64>,
+    /// Age of the oldest unread event, in seconds, where that is known.
+    pub lag_seconds: Option<f64>,
     /// `running`, `blocked`, `paused`, `stalled` or `stopped`.
     pub standing: &'static str,
 }
@@ -64,9 +64,15 @@ impl Telemetry {
     /// The text that Prometheus scrapes, with these readings.
     pub fn scrape(&self, readings: &[Reading]) -> Result<String> {
         for reading in readings {
-            let lag = i64::try_from(reading.lag_events).unwrap_or(i64::MAX);
-            self.lag_events.get_or_create(&reading.labels).set(lag);
-            self.lag_seconds.get_or_create(&reading.labels).set(reading.lag_seconds);
+            // An old number would look like a new one.
+            self.lag_events.remove(&reading.labels);
+            self.lag_seconds.remove(&reading.labels);
+            if let Some(lag) = reading.lag_events {
+                self.lag_events.get_or_create(&reading.labels).set(i64::try_from(lag).unwrap_or(i64::MAX));
+            }
+            if let Some(lag) = reading.lag_seconds {
+                self.lag_seconds.get_or_create(&reading.labels).set(lag);
+            }
             for kind in ["running", "blocked", "paused", "stalled", "stopped"] {
                 let ConsumerLabels { tenant, consumer } = reading.labels.clone();
                 let labels = KindLabels { tenant, consumer, kind: kind.to_owned() };

@@ -87,8 +87,25 @@ impl From<&Event> for Cause {
 #[derive(Default)]
 struct Call {
     writes: Vec<(StateKey, Option<Bytes>)>,
+    /// The keys of the writes, once there are so many that somebody must count them.
+    keys: HashSet<StateKey>,
     write_bytes: usize,
     emits: Vec<Emit>,
+}
+
+impl Call {
+    /// Counts a key that is to be written. As long as there are fewer writes than keys allowed, nobody needs to know
+    /// how many of them are of the same key.
+    fn check_keys(&mut self, key: &StateKey, most: usize) -> Result<()> {
+        if self.writes.len() < most {
+            return Ok(());
+        }
+        if self.keys.is_empty() {
+            self.keys.extend(self.writes.iter().map(|(key, _)| key.clone()));
+        }
+        self.keys.insert(key.clone());
+        check("limits.state-keys", "keys written by one event", self.keys.len(), most)
+    }
 }
 
 #[derive(Default)]
@@ -180,6 +197,7 @@ impl View {
     pub fn keep(&mut self) {
         self.changes.writes.extend(self.call.writes.drain(..));
         self.changes.emits.append(&mut self.call.emits);
+        self.call.keys.clear();
         self.call.write_bytes = 0;
     }
 
@@ -274,11 +292,11 @@ impl View {
         let value_bytes = value.as_ref().map_or(0, Bytes::len);
         check("a state key", "bytes", key.len(), STATE_KEY_BYTES_MAX)?;
         check("a state value", "bytes", value_bytes, STATE_VALUE_BYTES_MAX)?;
-        check("limits.state-keys", "keys written by one event", self.call.writes.len() + 1, keys_max)?;
         let bytes = self.call.write_bytes + key.len() + value_bytes;
         check("limits.state", "bytes written by one event", bytes, bytes_max)?;
-        self.call.write_bytes = bytes;
         let key = StateKey { part: self.part.clone(), key };
+        self.call.check_keys(&key, keys_max)?;
+        self.call.write_bytes = bytes;
         self.young.insert(key.clone(), value.clone());
         self.call.writes.push((key, value));
         Ok(())

@@ -14,6 +14,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     config::{self, Components, Problem},
+    error::Retry,
     host::Host,
     notice::Notice,
     tenant::ConsumerId,
@@ -32,21 +33,24 @@ pub async fn follow(host: Arc<Host>, config: PathBuf, debounce: Duration, tell: 
     let (hint, mut hints) = mpsc::channel(1);
     let mut watcher = Watcher::new(debounce, hint);
     let mut seen = Files::look(&host, &config).await;
+    let mut open = Unfinished::default();
+    // An edit while the host started was not seen by anybody.
+    let running = host.catalog().await.config;
+    let mut was_edited = config::read(&config, Components::MustExist).is_ok_and(|now| now != running);
     loop {
         watcher.watch(seen.folders());
         // A closed channel and a timeout mean the same as a hint: look.
         let _ = timeout(LOOK_INTERVAL, hints.recv()).await;
         let now = Files::look(&host, &config).await;
-        if now.config != seen.config {
-            for notice in take_config(&host, &config).await {
-                tell(notice);
-            }
+        if std::mem::take(&mut was_edited) || now.config != seen.config || open.config.is_some() {
+            let notices = take_config(&host, &config).await;
+            open.tell_config(notices, &tell);
         }
         for (id, file) in &now.components {
-            if seen.components.get(id).is_some_and(|before| before != file)
-                && let Some(notice) = host.reload(id).await
-            {
-                tell(notice);
+            let has_changed = seen.components.get(id).is_some_and(|before| before != file);
+            if has_changed || open.components.contains_key(id) {
+                let notice = host.reload(id).await;
+                open.tell_component(id, notice, &tell);
             }
         }
         // Consumers that a new config brought are known from now on; what they are was decided with the config.
@@ -58,13 +62,53 @@ pub async fn follow(host: Arc<Host>, config: PathBuf, debounce: Duration, tell: 
     }
 }
 
+/// Changes that were refused for a reason that may pass: they are tried at every look, and told when the answer is
+/// another one.
+#[derive(Default)]
+struct Unfinished {
+    config: Option<String>,
+    components: BTreeMap<ConsumerId, String>,
+}
+
+impl Unfinished {
+    fn tell_config(&mut self, notices: Vec<Notice>, tell: impl Fn(Notice)) {
+        let said = || notices.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let now = notices.iter().any(Notice::may_pass).then(said);
+        let before = std::mem::replace(&mut self.config, now);
+        if before.is_none() || before != self.config {
+            notices.into_iter().for_each(tell);
+        }
+    }
+
+    fn tell_component(&mut self, id: &ConsumerId, notice: Option<Notice>, tell: impl Fn(Notice)) {
+        let before = self.components.remove(id);
+        let Some(notice) = notice else { return };
+        let said = notice.to_string();
+        let is_new = before.as_ref() != Some(&said);
+        if notice.may_pass() {
+            self.components.insert(id.clone(), said);
+        }
+        if is_new {
+            tell(notice);
+        }
+    }
+}
+
 async fn take_config(host: &Host, path: &Path) -> Vec<Notice> {
-    let refused = |problems: String| vec![Notice::ConfigRefused { problems }];
     match config::read(path, Components::MustExist) {
-        Err(error) => refused(Problem::of(&error).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+        Err(error) => {
+            let problems = Problem::of(&error).iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            vec![Notice::ConfigRefused { problems, may_pass: false }]
+        }
         Ok(config) => match host.reconfigure(config).await {
             Ok(notices) => notices,
-            Err(error) => refused(error.chain()),
+            Err(error) => {
+                let mut problems = error.chain();
+                if let Some(help) = error.way_out() {
+                    problems = format!("{problems}\nhelp: {help}");
+                }
+                vec![Notice::ConfigRefused { problems, may_pass: error.retry() != Retry::Never }]
+            }
         },
     }
 }

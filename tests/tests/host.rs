@@ -82,7 +82,7 @@ fn a_guest_that_recurses_without_end_blocks_only_itself() {
 
 #[test]
 fn a_guest_that_emits_what_was_not_granted_blocks_only_itself() {
-    blocks("emit-ungranted", "limit", "grants.emit");
+    blocks("emit-ungranted", "denied", "grants.emit");
 }
 
 #[test]
@@ -108,6 +108,7 @@ fn a_config_that_can_handle_the_event_takes_over_while_the_host_runs() {
     project.append("events", &json!({}));
     project.status("subject", "blocked");
     project.write("tendon.toml", config("counter"));
+    host.line("changed subject");
     project.json(&["consumer", "resume", "subject"]);
     project.consumer("subject", "past the event", |consumer| consumer["cursor"] == "1");
     drop(host);

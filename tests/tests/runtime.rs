@@ -270,7 +270,7 @@ async fn a_call_cannot_hand_the_host_more_bytes_than_its_limit() {
 #[tokio::test]
 async fn what_was_not_granted_ends_the_call_and_says_how_to_grant_it() {
     let failure = failure(&setup("emit-ungranted")).await;
-    assert!(matches!(failure.kind, FailureKind::Limit), "{failure:?}");
+    assert!(matches!(failure.kind, FailureKind::Denied), "{failure:?}");
     assert!(failure.message.contains("stream `secrets` was not granted"), "{failure:?}");
     assert!(failure.message.contains("grants.emit"), "{failure:?}");
 }

@@ -209,6 +209,30 @@ fn the_sdk_speaks_the_contract_itself() {
 }
 
 #[test]
+fn every_path_that_the_readme_names_is_there() {
+    let text = fs::read_to_string(root().join("README.md")).unwrap();
+    // Its fenced blocks are about folders that their commands make.
+    let prose: String = text.split("```").step_by(2).collect();
+    let code = prose.split('`').skip(1).step_by(2);
+    let links = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let is_path = |text: &&str| {
+        let is_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte));
+        // The last two are made: by `cargo prove`, and by `tendon new`.
+        is_name && text.contains('/') && !text.starts_with("docs/proofs") && !text.starts_with("counter/")
+    };
+    let folders = ["host", "tests"].into_iter().filter(|folder| prose.contains(&format!("`{folder}`")));
+    let local = links.filter(|link| !link.contains("://"));
+    let named: Vec<&str> = code.filter(is_path).chain(local).chain(folders).collect();
+    assert!(named.len() >= 6, "only {named:?} were found: this test looks in the wrong way");
+    let missing: Vec<String> = named
+        .iter()
+        .filter(|path| !root().join(path).exists())
+        .map(|path| format!("README.md names {path}, which is not there"))
+        .collect();
+    check(&missing);
+}
+
+#[test]
 fn tidy_itself_finds_what_it_looks_for() {
     let long = format!("fn f() {{\n{}}}\n", "    x();\n".repeat(FUNCTION_LINES_MAX));
     assert_eq!(long_functions(&long.lines().collect::<Vec<_>>()), [(1, FUNCTION_LINES_MAX + 2)]);

@@ -1,5 +1,7 @@
 //! `tendon consumer list|show|pause|resume`.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use serde_json::json;
 
@@ -9,8 +11,9 @@ use super::{
     problem::Exit,
 };
 use crate::{
+    config::{show_duration, show_size},
     error::Result,
-    server::views::{ConsumerDetail, ConsumerView},
+    server::views::{ConsumerDetail, ConsumerView, known},
 };
 
 /// What about consumers.
@@ -54,8 +57,11 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     let path = |name: &str| format!("/v1/consumers/{}", escape(name));
     match args.verb {
         Verb::List => {
-            let all: Vec<ConsumerView> = client.get("/v1/consumers", tenant()).await?;
+            let all: Vec<ConsumerView> = client.get("/v1/consumers", ctx.one_tenant()).await?;
             ctx.out.list(&all, &["consumer", "stream", "status", "lag", "behind", "cursor", "component"], row)?;
+            for (consumer, problem) in all.iter().filter_map(|one| Some((one, one.problem.as_ref()?))) {
+                ctx.out.talk(format!("{}: {problem}", consumer.name));
+            }
         }
         Verb::Show { name } => show(ctx, &client.get(&path(&name), tenant()).await?)?,
         Verb::Pause { name, reason } => {
@@ -74,17 +80,21 @@ fn row(consumer: &ConsumerView) -> Vec<String> {
         consumer.name.clone(),
         consumer.stream.clone(),
         consumer.status.clone(),
-        consumer.lag_events.to_string(),
+        known(consumer.lag_events),
         behind(consumer.lag_seconds),
         consumer.cursor.clone(),
         short(consumer.digest.as_deref()),
     ]
 }
 
-/// Seconds as people say them.
-fn behind(seconds: f64) -> String {
-    let whole = std::time::Duration::from_secs(seconds.max(0.0) as u64);
-    if seconds <= 0.0 { "-".to_owned() } else { humantime::format_duration(whole).to_string() }
+/// Seconds as people say them: the two largest units.
+fn behind(seconds: Option<f64>) -> String {
+    let Some(seconds) = seconds else { return "?".to_owned() };
+    if seconds <= 0.0 {
+        return "-".to_owned();
+    }
+    let whole = humantime::format_duration(Duration::from_secs(seconds as u64)).to_string();
+    whole.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// The first digits of a digest.
@@ -107,11 +117,12 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
         lines.push(("", reason.message.clone()));
         lines.push(("attempts", consumer.attempts.to_string()));
     }
+    lines.extend(consumer.problem.clone().map(|problem| ("problem", problem)));
     lines.extend(consumer.next_step.clone().map(|step| ("next step", step)));
     lines.extend([
         ("stream", consumer.stream.clone()),
         ("cursor", consumer.cursor.clone()),
-        ("lag", format!("{} events, {}", consumer.lag_events, behind(consumer.lag_seconds))),
+        ("lag", format!("{} events, {}", known(consumer.lag_events), behind(consumer.lag_seconds))),
         ("component", consumer.digest.clone().unwrap_or_else(|| "none has committed yet".into())),
         ("epoch", consumer.epoch.to_string()),
         ("revision", format!("{}, fence {}", consumer.revision, consumer.fence)),
@@ -121,7 +132,12 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
         lines.push(("state", format!("{:?}", spec.state).to_lowercase()));
         lines.push((
             "limits",
-            format!("cpu {:?}, wall {:?}, memory {} B", limits.cpu, limits.wall, limits.memory_bytes),
+            format!(
+                "cpu {}, wall {}, memory {}",
+                show_duration(limits.cpu),
+                show_duration(limits.wall),
+                show_size(limits.memory_bytes)
+            ),
         ));
         let granted = spec.grants_emit.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         lines.push(("may emit to", if granted.is_empty() { "nothing".into() } else { granted }));
@@ -131,4 +147,17 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
         lines.push(("history", line));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_two_units_at_the_most() {
+        assert_eq!(behind(Some(0.0)), "-");
+        assert_eq!(behind(Some(59.9)), "59s");
+        assert_eq!(behind(Some(3_600.0 * 49.0 + 61.0)), "2days 1h");
+        assert_eq!(behind(None), "?");
+    }
 }

@@ -7,7 +7,10 @@ use super::{
     client::{Client, escape},
     problem::Exit,
 };
-use crate::{error::Result, server::views::ConsumerView};
+use crate::{
+    error::Result,
+    server::views::{ConsumerView, known},
+};
 
 /// What about cursors.
 #[derive(Debug, clap::Args)]
@@ -37,7 +40,7 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         vec![
             ("cursor", consumer.cursor.clone()),
             ("stream", consumer.stream.clone()),
-            ("lag", format!("{} events", consumer.lag_events)),
+            ("lag", format!("{} events", known(consumer.lag_events))),
             ("revision", consumer.revision.to_string()),
         ]
     })?;

@@ -1,6 +1,6 @@
 //! `tendon dev [DIR]`: build, import the sample events once, run, and reload what changes.
 
-use std::{io::BufReader, path::PathBuf, sync::Arc, time::Duration};
+use std::{io::BufReader, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     changes::Changes,
     config::{
-        self, Components, Config,
+        self, Components,
         resolved::{Consumer, Stream},
     },
     deployment::StateScope,
@@ -56,7 +56,8 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     }
     let config = config::read(&file, Components::MustExist)?;
     let samples: Vec<Stream> = config.streams.values().filter(|stream| stream.sample.is_some()).cloned().collect();
-    let mut hosting = Hosting::open(free(config).await).await?;
+    let listen = free(config.host.listen).await;
+    let mut hosting = Hosting::open(config, listen).await?;
     for stream in &samples {
         import(&hosting.host, stream, ctx).await?;
     }
@@ -76,12 +77,12 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     }
 }
 
-/// The config with a port that is free: two projects may be developed at once, commands find each by its store.
-async fn free(mut config: Config) -> Config {
-    if tokio::net::TcpListener::bind(config.host.listen).await.is_err() {
-        config.host.listen.set_port(0);
+/// An address whose port is free: two projects may be developed at once, commands find each by its store.
+async fn free(mut listen: SocketAddr) -> SocketAddr {
+    if tokio::net::TcpListener::bind(listen).await.is_err() {
+        listen.set_port(0);
     }
-    config
+    listen
 }
 
 /// Appends a stream's sample events, those that are there already left out.
@@ -128,11 +129,12 @@ impl Summary {
     async fn of(host: &Arc<Host>) -> Result<Self> {
         let catalog = host.catalog().await;
         let mut lines = Vec::new();
-        for view in views::consumers(&Api::Live(host.clone())).await? {
+        for view in views::consumers(&Api::Live(host.clone()), None).await {
             let id = ConsumerId { tenant: TenantId(view.tenant.parse()?), name: view.name.parse()? };
             let consumer = catalog.config.consumer(&id)?;
             let source = catalog.database_of(&consumer.stream)?.source(&consumer.stream).await?;
             let all = source.lag(&Cursor::START, u64::MAX).await?.events;
+            let lag = view.lag_events.unwrap_or(all);
             let metrics = host.telemetry.metrics().of(&id);
             lines.push(Line {
                 keys: keys(&*catalog.database(&consumer.store)?.store(), consumer).await?,
@@ -140,16 +142,12 @@ impl Summary {
                 stream: view.stream,
                 status: view.status,
                 handled: metrics.events.get(),
-                consumed: all.saturating_sub(view.lag_events),
-                lag: view.lag_events,
+                consumed: all.saturating_sub(lag),
+                lag,
                 emitted: metrics.emitted.get(),
             });
         }
-        let mut streams = Vec::new();
-        for stream in catalog.config.streams.values() {
-            let source = catalog.database(&stream.store)?.source(&stream.id).await?;
-            streams.push(views::stream(&stream.id, stream.store.as_str(), &*source).await?);
-        }
+        let streams = views::streams(&catalog, None).await;
         Ok(Self { consumers: lines, streams })
     }
 
@@ -166,7 +164,7 @@ impl Summary {
         })?;
         ctx.out.text("\n")?;
         ctx.out
-            .list(&self.streams, &["stream", "events"], |stream| vec![stream.name.clone(), stream.events.to_string()])
+            .list(&self.streams, &["stream", "events"], |stream| vec![stream.name.clone(), views::known(stream.events)])
     }
 }
 

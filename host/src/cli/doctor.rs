@@ -9,7 +9,7 @@ use super::{Ctx, build, output::Format, problem::Exit};
 use crate::{
     backend::sqlite,
     config::{Components, Config, Problem, resolved::StoreUrl},
-    error::Result,
+    error::{Error, Result},
     tenant::Name,
 };
 
@@ -150,6 +150,16 @@ fn store_file(name: &Name, file: &Path) -> Check {
             let fix = format!("chmod u+rw {shown}; its owner must be who runs tendon");
             Check::fail(check, format!("{shown} cannot be opened: {error}"), fix)
         }
+    }
+}
+
+/// Refuses a store whose file, or whose folder, cannot be written to.
+pub(super) fn can_be_opened(name: &Name, file: &Path) -> Result<()> {
+    match store_file(name, file) {
+        Check { status: Status::Fail, check, found, fix } => {
+            Err(Error::unavailable(format!("{check}: {found}")).help(fix.unwrap_or_default()))
+        }
+        _ => Ok(()),
     }
 }
 

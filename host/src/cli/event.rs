@@ -158,7 +158,9 @@ async fn append(args: Append, ctx: &Ctx) -> Result<()> {
     if let (Some(timestamp), Some(event)) = (args.timestamp, event.as_object_mut()) {
         event.insert("timestamp".into(), timestamp.to_string().into());
     }
-    send(ctx, &args.stream, event.to_string().into_bytes(), false).await
+    let event = event.to_string();
+    event_file::check(&event, &StreamId { tenant: ctx.tenant(), name: args.stream.parse()? })?;
+    send(ctx, &args.stream, event.into_bytes(), false).await
 }
 
 /// Checks the file as a whole, then sends it as one request.
@@ -207,7 +209,8 @@ async fn list(args: List, ctx: &Ctx) -> Result<()> {
     query.extend(args.id.map(|id| ("id", id)));
     let events: Vec<EventView> = Client::connect(ctx).await?.get(&path(&args.stream, "events"), query).await?;
     ctx.out.list(&events, &["id", "type", "foreign id", "timestamp", "metadata"], |event| {
-        let metadata = event.metadata.as_ref().map(ToString::to_string).or(event.metadata_base64.clone());
+        let metadata = event.metadata.as_ref().map(ToString::to_string);
+        let metadata = metadata.or_else(|| event.metadata_text.clone()).or_else(|| event.metadata_base64.clone());
         vec![
             event.id.clone(),
             event.r#type.to_string(),
@@ -221,6 +224,9 @@ async fn list(args: List, ctx: &Ctx) -> Result<()> {
 /// Prints each event as a line of JSON: the form in which it can be imported.
 async fn tail(args: Tail, ctx: &Ctx) -> Result<()> {
     let client = Client::connect(ctx).await?;
+    if args.limit == Some(0) {
+        return Ok(());
+    }
     let out = ctx.out.clone();
     let mut left = args.limit;
     client

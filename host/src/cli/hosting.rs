@@ -36,9 +36,8 @@ pub(super) enum End {
 }
 
 impl Hosting {
-    /// Opens the stores and serves the API; no consumer runs yet.
-    pub(super) async fn open(config: Config) -> Result<Self> {
-        let listen = config.host.listen;
+    /// Opens the stores and serves the API there; no consumer runs yet.
+    pub(super) async fn open(config: Config, listen: SocketAddr) -> Result<Self> {
         let host = Arc::new(Host::open(config).await?);
         let listener = server::bind(listen).await?;
         let api = listener.local_addr().map_err(|error| Error::unavailable("the API has no address").because(error))?;

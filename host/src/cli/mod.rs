@@ -60,7 +60,7 @@ pub struct Globals {
     #[arg(short, long, global = true, value_name = "FILE", env = "TENDON_CONFIG")]
     pub config: Option<PathBuf>,
     /// The running host's API, such as http://127.0.0.1:7070 [default: found through the store]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", value_parser = api)]
     pub api: Option<String>,
     /// Whose consumers and streams are meant [default: default]
     #[arg(long, global = true, value_name = "T", value_parser = tenant)]
@@ -82,6 +82,12 @@ pub struct Globals {
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
     #[arg(hide_possible_values = true)]
     pub color: Color,
+}
+
+fn api(text: &str) -> Result<String, String> {
+    let url: axum::http::Uri = text.parse().map_err(|_| "expected a URL such as http://127.0.0.1:7070")?;
+    let is_good = url.scheme_str() == Some("http") && url.host().is_some();
+    if is_good { Ok(text.to_owned()) } else { Err("expected a URL such as http://127.0.0.1:7070".to_owned()) }
 }
 
 fn tenant(text: &str) -> Result<TenantId> {
@@ -147,6 +153,11 @@ impl Ctx {
     /// Reads the config that was named, else the one of this folder.
     pub fn config(&self, components: Components) -> Result<Config> {
         crate::config::read(&self.config_file(Path::new(".")), components)
+    }
+
+    /// The query of a list: the tenant where one is named, all where not.
+    fn one_tenant(&self) -> client::Query {
+        self.globals.tenant.iter().map(|tenant| ("tenant", tenant.to_string())).collect()
     }
 
     /// Whose consumers and streams are meant.

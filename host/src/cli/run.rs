@@ -1,11 +1,17 @@
 //! `tendon run`: the host.
 
 use super::{
-    Ctx,
+    Ctx, doctor,
     hosting::{End, Hosting},
     problem::Exit,
 };
-use crate::{config::Components, error::Result, watch};
+use crate::{
+    config::{Components, Config, resolved::StoreUrl},
+    error::{Error, Result},
+    host::Catalog,
+    runtime::Engine,
+    watch,
+};
 
 /// How to run.
 #[derive(Debug, clap::Args)]
@@ -23,10 +29,12 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     super::logs::start(ctx);
     let config = ctx.config(Components::MustExist)?;
     if args.check {
-        ctx.out.talk("the config is good");
+        check(&config).await?;
+        ctx.out.talk("the config, the components and the stores are good");
         return Ok(Exit::Ok);
     }
-    let mut hosting = Hosting::open(config).await?;
+    let listen = config.host.listen;
+    let mut hosting = Hosting::open(config, listen).await?;
     let out = ctx.out.clone();
     hosting.start(watch::DEBOUNCE, move |notice| out.talk(notice)).await?;
     ctx.out.talk(format!("running; the API is at http://{}", hosting.api));
@@ -41,4 +49,34 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         }
         End::Head(_) | End::Asked => Ok(Exit::Ok),
     }
+}
+
+/// Compiles each component, and opens each database for reading where there is one; where there is none, one must be
+/// possible. Nothing of a component runs, and nothing is written.
+async fn check(config: &Config) -> Result<()> {
+    let engine = Engine::new()?;
+    for consumer in config.consumers.values() {
+        let file = consumer.component.display();
+        let failed = |error| Error::invalid(format!("component {file} cannot be read")).because(error);
+        let bytes = tokio::fs::read(&consumer.component).await.map_err(failed)?;
+        engine.compile(bytes.into(), &consumer.limits).await.map_err(|error| {
+            let said = Error::new(error.kind(), format!("consumer `{}`, {file}: {}", consumer.id.name, error.chain()));
+            match error.way_out() {
+                Some(help) => said.help(help),
+                None => said,
+            }
+        })?;
+    }
+    let mut there = config.clone();
+    for (name, store) in &config.stores {
+        let StoreUrl::Sqlite(path) = &store.url;
+        doctor::can_be_opened(name, path)?;
+        if !path.exists() {
+            there.stores.remove(name);
+        }
+    }
+    for database in Catalog::read_only(there).await?.databases.values() {
+        database.close().await;
+    }
+    Ok(())
 }

@@ -3,7 +3,10 @@
 use clap::Subcommand;
 
 use super::{Ctx, client::Client, problem::Exit};
-use crate::{error::Result, server::views::StreamView};
+use crate::{
+    error::Result,
+    server::views::{StreamView, known},
+};
 
 /// What about streams.
 #[derive(Debug, clap::Args)]
@@ -25,9 +28,13 @@ pub enum Verb {
 pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     let Verb::List = args.verb;
     let client = Client::connect(ctx).await?;
-    let streams: Vec<StreamView> = client.get("/v1/streams", Vec::new()).await?;
+    let streams: Vec<StreamView> = client.get("/v1/streams", ctx.one_tenant()).await?;
     ctx.out.list(&streams, &["stream", "store", "head", "events"], |stream| {
-        vec![stream.name.clone(), stream.store.clone(), stream.head.clone(), stream.events.to_string()]
+        let head = stream.head.clone().unwrap_or_else(|| "?".to_owned());
+        vec![stream.name.clone(), stream.store.clone(), head, known(stream.events)]
     })?;
+    for (stream, problem) in streams.iter().filter_map(|stream| Some((stream, stream.problem.as_ref()?))) {
+        ctx.out.talk(format!("{}: {problem}", stream.name));
+    }
     Ok(Exit::Ok)
 }

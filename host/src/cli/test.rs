@@ -47,6 +47,9 @@ pub struct Args {
 /// Handles the events one by one, in memory, and prints what each of them did.
 pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     let subject = Subject::find(&args, ctx).await?;
+    // What is no component is told before anybody is asked for events.
+    let engine = Engine::new()?;
+    let compiled = engine.compile(subject.component.clone(), &subject.spec.limits).await?;
     let database = Database::open("memory:", Options::default()).await?;
     let store = database.store();
     database.create_stream(&subject.spec.stream).await?;
@@ -54,8 +57,6 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     let changes = Changes { emits, ..Changes::default() };
     store.commit(&[Commit { changes, ..Commit::default() }]).await.into_iter().collect::<Result<Vec<_>>>()?;
 
-    let engine = Engine::new()?;
-    let compiled = engine.compile(subject.component.clone(), &subject.spec.limits).await?;
     let factory = GuestFactory::new(&engine, compiled, subject.spec.config.clone(), &subject.spec.limits)?;
     let mut tester = Tester { store: store.clone(), subject, factory, handler: None };
     let mut chunks = database.source(&tester.subject.spec.stream).await?.stream(Cursor::START, Until::Head).await?;

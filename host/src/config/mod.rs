@@ -22,6 +22,7 @@ pub use self::{
     problem::{ConfigErrors, Problem},
     resolved::Config,
     shape::schema,
+    units::{show_duration, show_size},
 };
 use self::{places::Places, problem::Code, resolve::Resolver};
 use crate::error::Result;

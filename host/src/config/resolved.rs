@@ -127,6 +127,20 @@ impl Config {
         let found = self.consumers.get(&id.name).filter(|consumer| consumer.id == *id);
         found.ok_or_else(|| missing("consumer", id, self.consumers.values().map(|consumer| &consumer.id)))
     }
+
+    /// Leaves a consumer as it was in another config, where that had it, with the stream and the stores that it needs.
+    pub fn keep(&mut self, before: &Self, id: &ConsumerId) {
+        let Ok(consumer) = before.consumer(id) else { return };
+        let mut stores = vec![&consumer.store];
+        if let Ok(stream) = before.stream(&consumer.stream) {
+            self.streams.entry(stream.id.name.clone()).or_insert_with(|| stream.clone());
+            stores.push(&stream.store);
+        }
+        for (name, store) in stores.into_iter().filter_map(|name| before.stores.get_key_value(name)) {
+            self.stores.entry(name.clone()).or_insert_with(|| store.clone());
+        }
+        self.consumers.insert(id.name.clone(), consumer.clone());
+    }
 }
 
 impl Consumer {
@@ -148,6 +162,14 @@ impl Consumer {
             config: BTreeMap::new(),
             state_version: 1,
         }
+    }
+
+    /// Takes over what a deployment has fixed for good, where the file proposes something else.
+    pub fn settle(&mut self, spec: &Spec) {
+        self.stream = spec.stream.clone();
+        self.store = spec.store.clone();
+        self.state = spec.state;
+        self.shards = spec.shards;
     }
 
     /// The part of a deployment that the file decides, once `start` is looked up.

@@ -57,7 +57,7 @@ pub(super) fn size(text: &str) -> Result<u64, Refused> {
 }
 
 /// A duration as this file reads it.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub fn show_duration(duration: Duration) -> String {
     match duration.is_zero() {
         true => "0ms".to_owned(),
         false => humantime::format_duration(duration).to_string(),
@@ -65,7 +65,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
 }
 
 /// A size as this file reads it: in the largest unit that divides it.
-pub(super) fn show_size(bytes: u64) -> String {
+pub fn show_size(bytes: u64) -> String {
     let units = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let fits = units.into_iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit));
     fits.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))

@@ -68,7 +68,8 @@ impl From<Error> for Stop {
             message.push_str(help);
         }
         let kind = match error.kind() {
-            Kind::Limit | Kind::Denied | Kind::Invalid => FailureKind::Limit,
+            Kind::Limit | Kind::Invalid => FailureKind::Limit,
+            Kind::Denied => FailureKind::Denied,
             _ => FailureKind::Infrastructure(error),
         };
         Self { kind, message }
@@ -254,6 +255,6 @@ mod tests {
         let kind = |error: Error| Stop::from(error).into_parts().0;
         assert!(matches!(kind(Error::unavailable("disk full")), FailureKind::Infrastructure(_)));
         assert!(matches!(kind(Error::limit("limits.state")), FailureKind::Limit));
-        assert!(matches!(kind(Error::new(Kind::Denied, "stream")), FailureKind::Limit));
+        assert!(matches!(kind(Error::new(Kind::Denied, "stream")), FailureKind::Denied));
     }
 }

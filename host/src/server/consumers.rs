@@ -29,6 +29,12 @@ pub(super) struct Tenant {
     pub(super) tenant: TenantId,
 }
 
+/// Which tenant's are listed; all where none is named.
+#[derive(Deserialize)]
+pub(super) struct OneTenant {
+    pub(super) tenant: Option<TenantId>,
+}
+
 /// A pause's reason.
 #[derive(Deserialize, Default)]
 pub(super) struct Why {
@@ -56,8 +62,8 @@ fn id(tenant: TenantId, name: &str) -> Result<ConsumerId> {
     Ok(ConsumerId { tenant, name: name.parse()? })
 }
 
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<ConsumerView>>, Failure> {
-    Ok(Json(views::consumers(&api).await?))
+pub(super) async fn list(State(api): State<Api>, Query(query): Query<OneTenant>) -> Json<Vec<ConsumerView>> {
+    Json(views::consumers(&api, query.tenant.as_ref()).await)
 }
 
 pub(super) async fn show(

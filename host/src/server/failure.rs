@@ -2,7 +2,8 @@
 
 use axum::{
     Json,
-    http::StatusCode,
+    body::to_bytes,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 
@@ -10,6 +11,9 @@ use crate::{
     config::Problem,
     error::{Error, Kind},
 };
+
+/// The longest text of a refusal that is passed on.
+const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// An error that a route answers with: `{code, message, suggestion, …}` and the status of its kind.
 pub(super) struct Failure(pub(super) Error);
@@ -33,4 +37,19 @@ impl IntoResponse for Failure {
         };
         (status, Json(Problem::of(&self.0).into_iter().next())).into_response()
     }
+}
+
+/// What axum itself refuses, such as a query that is none or a method that a route does not know, in the form of every
+/// other error.
+pub(super) async fn as_json(response: Response) -> Response {
+    let status = response.status();
+    let is_ours = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == "application/json");
+    if !status.is_client_error() || is_ours {
+        return response;
+    }
+    let text = to_bytes(response.into_body(), TEXT_BYTES_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let said = if text.is_empty() { status.canonical_reason().unwrap_or("refused") } else { text.trim() };
+    let problem = Problem::of(&Error::invalid(said)).into_iter().next();
+    (status, Json(problem)).into_response()
 }

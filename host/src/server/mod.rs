@@ -72,6 +72,7 @@ pub fn routes(api: Api) -> Router {
         .route("/v1/consumers/{consumer}/state", get(consumers::state))
         .fallback(|| async { Failure(Error::not_found("the API has no such route")) })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::map_response(failure::as_json))
         .with_state(api)
 }
 
@@ -92,6 +93,6 @@ pub async fn serve(listener: TcpListener, host: Arc<Host>) -> Result<()> {
 
 async fn metrics(State(api): State<Api>) -> Result<String, Failure> {
     let host = api.host()?;
-    let readings = views::consumers(&api).await?.iter().map(views::ConsumerView::reading).collect::<Vec<_>>();
+    let readings = views::consumers(&api, None).await.iter().map(views::ConsumerView::reading).collect::<Vec<_>>();
     Ok(host.telemetry.scrape(&readings)?)
 }

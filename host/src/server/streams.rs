@@ -26,6 +26,7 @@ use crate::{
 
 use super::{
     Api,
+    consumers::OneTenant,
     failure::Failure,
     views::{self, Appended, EventView, StreamView},
 };
@@ -71,14 +72,8 @@ async fn open(catalog: &Catalog, stream: &StreamId, after: Cursor, until: Until)
     catalog.database_of(stream)?.source(stream).await?.stream(after, until).await
 }
 
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<StreamView>>, Failure> {
-    let catalog = api.catalog().await;
-    let mut views = Vec::new();
-    for stream in catalog.config.streams.values() {
-        let source = catalog.database(&stream.store)?.source(&stream.id).await?;
-        views.push(views::stream(&stream.id, stream.store.as_str(), &*source).await?);
-    }
-    Ok(Json(views))
+pub(super) async fn list(State(api): State<Api>, Query(query): Query<OneTenant>) -> Json<Vec<StreamView>> {
+    Json(views::streams(&api.catalog().await, query.tenant.as_ref()).await)
 }
 
 pub(super) async fn events(

@@ -7,16 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Clock,
+    config::resolved::{Consumer, Stream},
     deployment::{Deployment, Spec},
     error::{Error, Result},
     event::{Cursor, Event, Timestamp},
     host::Catalog,
     metrics::ConsumerLabels,
-    source::{Lag, Source},
-    store::{Position, Reason, Status, Swap},
+    source::Lag,
+    store::{Position, Reason, Status, Store, Swap},
     supervisor::Standing,
     telemetry::Reading,
-    tenant::{ConsumerId, StreamId},
+    tenant::{ConsumerId, Name, StreamId, TenantId},
 };
 
 use super::Api;
@@ -43,10 +44,13 @@ pub struct ConsumerView {
     pub attempts: u32,
     /// Its place in the stream.
     pub cursor: String,
-    /// Events between there and the head; counted up to 1,000,000.
-    pub lag_events: u64,
-    /// The age of the oldest of them.
-    pub lag_seconds: f64,
+    /// Events between there and the head; counted up to 1,000,000. None where the stream or the store cannot be read.
+    pub lag_events: Option<u64>,
+    /// The age of the oldest of them; likewise.
+    pub lag_seconds: Option<f64>,
+    /// Why something of this is not known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub problem: Option<String>,
     /// Commits of its position.
     pub revision: u64,
     /// Claims and moves of the whole store up to its own last one.
@@ -92,10 +96,13 @@ pub struct StreamView {
     pub name: String,
     /// The store that holds it.
     pub store: String,
-    /// Its newest place.
-    pub head: String,
-    /// How many events it holds; counted up to 1,000,000.
-    pub events: u64,
+    /// Its newest place; none where it cannot be read.
+    pub head: Option<String>,
+    /// How many events it holds; counted up to 1,000,000. None where it cannot be read.
+    pub events: Option<u64>,
+    /// Why something of this is not known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub problem: Option<String>,
 }
 
 /// An event, in the form in which it can be imported.
@@ -112,7 +119,10 @@ pub struct EventView {
     /// Its payload, where that is JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<serde_json::Value>,
-    /// Its payload in base64, where it is not.
+    /// Its payload as text, where it is not JSON but UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata_text: Option<String>,
+    /// Its payload in base64, where it is neither.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata_base64: Option<String>,
     /// Names and values beside the payload.
@@ -147,14 +157,17 @@ impl From<Swap> for SwapView {
 
 impl From<Event> for EventView {
     fn from(event: Event) -> Self {
-        let json = serde_json::from_slice(&event.metadata).ok();
-        let base64 = (json.is_none() && !event.metadata.is_empty()).then(|| base64(&event.metadata));
+        let json: Option<serde_json::Value> = serde_json::from_slice(&event.metadata).ok();
+        let rest = Some(&event.metadata).filter(|metadata| json.is_none() && !metadata.is_empty());
+        let text = rest.and_then(|metadata| String::from_utf8(metadata.to_vec()).ok());
+        let base64 = rest.filter(|_| text.is_none()).map(base64);
         Self {
             id: event.id.to_string(),
             r#type: event.r#type,
             foreign_id: event.foreign_id.to_string(),
             timestamp: event.timestamp,
             metadata: json,
+            metadata_text: text,
             metadata_base64: base64,
             headers: event.headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
         }
@@ -167,39 +180,38 @@ pub fn base64(bytes: &Bytes) -> String {
     STANDARD.encode(bytes)
 }
 
-/// All consumers of the config, in the order of their ids.
-pub async fn consumers(api: &Api) -> Result<Vec<ConsumerView>> {
+/// A number as tables show it.
+pub fn known(number: Option<u64>) -> String {
+    number.map_or("?".to_owned(), |number| number.to_string())
+}
+
+/// The consumers of the config, of one tenant or of all, in the order of their names. What cannot be read of one is
+/// unknown, and hides nothing of the others.
+pub async fn consumers(api: &Api, tenant: Option<&TenantId>) -> Vec<ConsumerView> {
     let catalog = api.catalog().await;
     let standings = match api {
         Api::Live(host) => host.standings().await,
         Api::ReadOnly(_) => BTreeMap::new(),
     };
-    let rows = Rows::read(&catalog).await?;
+    let rows = Rows::read(&catalog).await;
     let mut views = Vec::new();
-    for config in catalog.config.consumers.values() {
-        let id = &config.id;
-        let position = rows.positions.get(id);
-        let lag = match (position, rows.heads.get(&config.stream)) {
-            (Some(position), Some(head)) if position.cursor == *head => Lag::default(),
-            _ => {
-                let cursor = position.map_or(Cursor::START, |position| position.cursor.clone());
-                let source = catalog.database_of(&config.stream)?.source(&config.stream).await?;
-                source.lag(&cursor, LAG_EVENTS_MAX).await?
-            }
-        };
-        views.push(view(id, &config.stream, position, rows.deployments.get(id), standings.get(id), lag));
+    let wanted = |config: &&Consumer| tenant.is_none_or(|tenant| config.id.tenant == *tenant);
+    for config in catalog.config.consumers.values().filter(wanted) {
+        views.push(rows.view(&catalog, config, standings.get(&config.id)).await);
     }
-    Ok(views)
+    views
 }
 
 /// One consumer of the config, with its deployment.
 pub(super) async fn consumer(api: &Api, id: &ConsumerId) -> Result<ConsumerDetail> {
-    let all = consumers(api).await?;
-    let is_it = |view: &ConsumerView| view.name == id.name.as_str() && view.tenant == id.tenant.0.as_str();
     let catalog = api.catalog().await;
     let config = catalog.config.consumer(id)?;
-    let summary = all.into_iter().find(is_it);
+    let summary = consumers(api, Some(&id.tenant)).await.into_iter().find(|view| view.name == id.name.as_str());
     let summary = summary.ok_or_else(|| Error::not_found(format!("consumer `{}` is gone", id.name)))?;
+    if summary.problem.is_some() {
+        // It says so itself, and what else there is to say may hang on the same thing.
+        return Ok(ConsumerDetail { summary, spec: None, history: Vec::new() });
+    }
     let store = catalog.database(&config.store)?.store();
     let deployment = store.deployments().await?.into_iter().find(|deployment| deployment.consumer == *id);
     let shard = crate::tenant::ShardId { consumer: id.clone(), index: 0 };
@@ -207,40 +219,85 @@ pub(super) async fn consumer(api: &Api, id: &ConsumerId) -> Result<ConsumerDetai
     Ok(ConsumerDetail { summary, spec: deployment.map(|deployment| deployment.spec), history })
 }
 
-/// What all stores say, read once per store and stream.
+/// What all stores say, read once per store and stream; an error where one cannot be read.
 struct Rows {
-    positions: BTreeMap<ConsumerId, Position>,
-    deployments: BTreeMap<ConsumerId, Deployment>,
-    heads: BTreeMap<StreamId, Cursor>,
+    stores: BTreeMap<Name, Result<StoreRows>>,
+    heads: BTreeMap<StreamId, Result<Cursor>>,
 }
 
-impl Rows {
-    async fn read(catalog: &Catalog) -> Result<Self> {
-        let mut rows = Self { positions: BTreeMap::new(), deployments: BTreeMap::new(), heads: BTreeMap::new() };
-        for database in catalog.databases.values() {
-            let positions = database.store().positions().await?;
-            rows.positions.extend(positions.into_iter().map(|row| (row.shard.consumer.clone(), row)));
-            let deployments = database.store().deployments().await?;
-            rows.deployments.extend(deployments.into_iter().map(|row| (row.consumer.clone(), row)));
-        }
-        for stream in catalog.config.streams.values() {
-            let head = catalog.database(&stream.store)?.source(&stream.id).await?.head().await?;
-            rows.heads.insert(stream.id.clone(), head);
-        }
-        Ok(rows)
+struct StoreRows {
+    positions: BTreeMap<ConsumerId, Position>,
+    deployments: BTreeMap<ConsumerId, Deployment>,
+}
+
+impl StoreRows {
+    async fn read(store: &dyn Store) -> Result<Self> {
+        let positions = store.positions().await?.into_iter().map(|row| (row.shard.consumer.clone(), row));
+        let deployments = store.deployments().await?.into_iter().map(|row| (row.consumer.clone(), row));
+        Ok(Self { positions: positions.collect(), deployments: deployments.collect() })
     }
 }
 
+impl Rows {
+    async fn read(catalog: &Catalog) -> Self {
+        let mut rows = Self { stores: BTreeMap::new(), heads: BTreeMap::new() };
+        for (name, database) in &catalog.databases {
+            rows.stores.insert(name.clone(), StoreRows::read(&*database.store()).await);
+        }
+        for stream in catalog.config.streams.values() {
+            rows.heads.insert(stream.id.clone(), head(catalog, &stream.id).await);
+        }
+        rows
+    }
+
+    /// A consumer's rows, from the store that its config names.
+    fn of(&self, config: &Consumer) -> Result<(Option<&Position>, Option<&Deployment>), String> {
+        let rows = self.stores.get(&config.store).ok_or_else(|| format!("store `{}` is not open", config.store))?;
+        let rows = rows.as_ref().map_err(|error| format!("store `{}`: {}", config.store, error.chain()))?;
+        Ok((rows.positions.get(&config.id), rows.deployments.get(&config.id)))
+    }
+
+    async fn view(&self, catalog: &Catalog, config: &Consumer, standing: Option<&Standing>) -> ConsumerView {
+        let (position, deployment, lag) = match self.of(config) {
+            Ok((position, deployment)) => (position, deployment, self.lag(catalog, config, position).await),
+            Err(problem) => (None, None, Err(problem)),
+        };
+        view(config, position, deployment, standing, lag)
+    }
+
+    async fn lag(&self, catalog: &Catalog, config: &Consumer, position: Option<&Position>) -> Result<Lag, String> {
+        let failed = |error: &Error| format!("stream `{}`: {}", config.stream.name, error.chain());
+        let head = self.heads.get(&config.stream).map(Result::as_ref).transpose().map_err(failed)?;
+        let cursor = position.map_or(Cursor::START, |position| position.cursor.clone());
+        if position.is_some() && head == Some(&cursor) {
+            return Ok(Lag::default());
+        }
+        let lag = async {
+            let source = catalog.database_of(&config.stream)?.source(&config.stream).await?;
+            source.lag(&cursor, LAG_EVENTS_MAX).await
+        };
+        lag.await.map_err(|error| failed(&error))
+    }
+}
+
+async fn head(catalog: &Catalog, stream: &StreamId) -> Result<Cursor> {
+    catalog.database_of(stream)?.source(stream).await?.head().await
+}
+
 fn view(
-    id: &ConsumerId,
-    stream: &StreamId,
+    config: &Consumer,
     position: Option<&Position>,
     deployment: Option<&Deployment>,
     standing: Option<&Standing>,
-    lag: Lag,
+    lag: Result<Lag, String>,
 ) -> ConsumerView {
+    let (id, stream) = (&config.id, &config.stream);
     let (status, reason) = status(position, standing);
-    let age = lag.oldest.map_or(Duration::ZERO, |oldest| Clock::System.now().since(oldest));
+    let (lag, problem) = match lag {
+        Ok(lag) => (Some(lag), None),
+        Err(problem) => (None, Some(problem)),
+    };
+    let age = |lag: &Lag| lag.oldest.map_or(Duration::ZERO, |oldest| Clock::System.now().since(oldest)).as_secs_f64();
     ConsumerView {
         tenant: id.tenant.to_string(),
         name: id.name.to_string(),
@@ -250,8 +307,9 @@ fn view(
         reason,
         attempts: position.map_or(0, |position| position.attempts),
         cursor: position.map_or(Cursor::START, |position| position.cursor.clone()).to_string(),
-        lag_events: lag.events,
-        lag_seconds: age.as_secs_f64(),
+        lag_seconds: lag.as_ref().map(age),
+        lag_events: lag.map(|lag| lag.events),
+        problem,
         revision: position.map_or(0, |position| position.revision.0),
         fence: position.map_or(0, |position| position.fence.0),
         epoch: deployment.map_or(0, |deployment| deployment.epoch.0),
@@ -299,13 +357,27 @@ impl ConsumerView {
     }
 }
 
-/// A stream's line.
-pub async fn stream(id: &StreamId, store: &str, source: &dyn Source) -> Result<StreamView> {
-    Ok(StreamView {
-        tenant: id.tenant.to_string(),
-        name: id.name.to_string(),
-        store: store.to_owned(),
-        head: source.head().await?.to_string(),
-        events: source.lag(&Cursor::START, LAG_EVENTS_MAX).await?.events,
-    })
+/// The streams of the config, of one tenant or of all, in the order of their names. One that cannot be read says so.
+pub async fn streams(catalog: &Catalog, tenant: Option<&TenantId>) -> Vec<StreamView> {
+    let mut views = Vec::new();
+    let wanted = |stream: &&Stream| tenant.is_none_or(|tenant| stream.id.tenant == *tenant);
+    for stream in catalog.config.streams.values().filter(wanted) {
+        let read = async {
+            let source = catalog.database(&stream.store)?.source(&stream.id).await?;
+            Ok::<_, Error>((source.head().await?, source.lag(&Cursor::START, LAG_EVENTS_MAX).await?))
+        };
+        let (read, problem) = match read.await {
+            Ok(read) => (Some(read), None),
+            Err(error) => (None, Some(error.chain())),
+        };
+        views.push(StreamView {
+            tenant: stream.id.tenant.to_string(),
+            name: stream.id.name.to_string(),
+            store: stream.store.to_string(),
+            head: read.as_ref().map(|(head, _)| head.to_string()),
+            events: read.map(|(_, lag)| lag.events),
+            problem,
+        });
+    }
+    views
 }

@@ -1,0 +1,200 @@
+//! The stores and streams that are open: for a host, each store for it alone; for reading, without a host.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use crate::{
+    backend::{self, Database, Options, sqlite::HostLock},
+    committer::Committer,
+    config::{
+        Config,
+        resolved::{Consumer, Durability, Store as StoreConfig, StoreUrl},
+    },
+    deployment::{Deployment, Spec},
+    error::{Error, Result},
+    tailer::Tailer,
+    tenant::{ConsumerId, Name, StreamId},
+};
+
+/// The config and the open databases: what reading needs, with a host or without one.
+#[derive(Clone)]
+pub struct Catalog {
+    /// What there is.
+    pub config: Config,
+    /// By the stores' names.
+    pub databases: BTreeMap<Name, Database>,
+}
+
+impl Catalog {
+    /// Opens the databases for reading only; there is no host.
+    pub async fn read_only(config: Config) -> Result<Self> {
+        let mut databases = BTreeMap::new();
+        for (name, store) in &config.stores {
+            let StoreUrl::Sqlite(path) = &store.url;
+            if !path.exists() {
+                return Err(Error::unavailable(format!("store `{name}` has no database yet at {}", path.display()))
+                    .help("`tendon run` makes it, or `tendon dev` in a project's folder"));
+            }
+            databases.insert(name.clone(), database(store, true).await?);
+        }
+        Ok(Self { config, databases })
+    }
+
+    /// A store's database.
+    pub fn database(&self, store: &Name) -> Result<&Database> {
+        self.databases.get(store).ok_or_else(|| Error::not_found(format!("there is no store `{store}`")))
+    }
+
+    /// The database that holds a stream.
+    pub fn database_of(&self, stream: &StreamId) -> Result<&Database> {
+        self.database(&self.config.stream(stream)?.store)
+    }
+}
+
+/// What a host has open. A clone is the same stores and streams.
+#[derive(Clone, Default)]
+pub(crate) struct Open {
+    stores: BTreeMap<Name, Arc<OpenStore>>,
+    streams: BTreeMap<StreamId, OpenStream>,
+}
+
+/// A store that is this host's.
+pub(crate) struct OpenStore {
+    config: StoreConfig,
+    /// Its database.
+    pub(crate) database: Database,
+    /// What writes to it.
+    pub(crate) committer: Committer,
+    lock: Option<HostLock>,
+}
+
+#[derive(Clone)]
+struct OpenStream {
+    store: Name,
+    tailer: Arc<Tailer>,
+}
+
+impl Open {
+    /// These, and what a config has besides; streams that are not there yet are made. What is open stays as it is: a
+    /// config that wants it to be different is refused.
+    pub(crate) async fn with(&self, config: &Config) -> Result<Self> {
+        self.check(config)?;
+        let mut open = self.clone();
+        for (name, store) in &config.stores {
+            if !open.stores.contains_key(name) {
+                open.stores.insert(name.clone(), Arc::new(OpenStore::open(store).await?));
+            }
+        }
+        for stream in config.streams.values() {
+            if !open.streams.contains_key(&stream.id) {
+                let database = &open.store(&stream.store)?.database;
+                database.create_stream(&stream.id).await?;
+                let tailer = Tailer::start(database.source(&stream.id).await?);
+                open.streams.insert(stream.id.clone(), OpenStream { store: stream.store.clone(), tailer });
+            }
+        }
+        Ok(open)
+    }
+
+    fn check(&self, config: &Config) -> Result<()> {
+        for (name, store) in &config.stores {
+            if self.stores.get(name).is_some_and(|open| open.config != *store) {
+                return Err(needs_restart(&format!("another url or durability of store `{name}`")));
+            }
+        }
+        for stream in config.streams.values() {
+            if self.streams.get(&stream.id).is_some_and(|open| open.store != stream.store) {
+                return Err(needs_restart(&format!("another store of stream `{}`", stream.id.name)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A store.
+    pub(crate) fn store(&self, name: &Name) -> Result<&OpenStore> {
+        let found = self.stores.get(name).map(|store| &**store);
+        found.ok_or_else(|| Error::not_found(format!("there is no store `{name}`")))
+    }
+
+    /// A stream's reader.
+    pub(crate) fn tailer(&self, stream: &StreamId) -> Result<&Arc<Tailer>> {
+        let found = self.streams.get(stream).map(|stream| &stream.tailer);
+        found.ok_or_else(|| Error::not_found(format!("there is no stream `{}`", stream.name)))
+    }
+
+    /// Whether a deployment has its stream and its store here.
+    pub(crate) fn has(&self, spec: &Spec) -> bool {
+        self.streams.contains_key(&spec.stream) && self.stores.contains_key(&spec.store)
+    }
+
+    /// The databases, by the stores' names.
+    pub(crate) fn databases(&self) -> BTreeMap<Name, Database> {
+        self.stores.iter().map(|(name, store)| (name.clone(), store.database.clone())).collect()
+    }
+
+    /// The active deployments of consumers: the one in the store that the config names, else the one in another
+    /// store, where the consumer then still is. A store that cannot be read is an error to whom it may concern.
+    pub(crate) async fn active(
+        &self,
+        consumers: impl Iterator<Item = &Consumer>,
+    ) -> Result<BTreeMap<ConsumerId, Deployment>> {
+        let mut rows = BTreeMap::new();
+        for (name, store) in &self.stores {
+            let found = store.database.store().deployments().await;
+            let by_id = |found: Vec<Deployment>| -> BTreeMap<ConsumerId, Deployment> {
+                found.into_iter().map(|row| (row.consumer.clone(), row)).collect()
+            };
+            rows.insert(name, found.map(by_id));
+        }
+        let mut active = BTreeMap::new();
+        for consumer in consumers {
+            let named = rows.get_key_value(&consumer.store).into_iter();
+            let others = rows.iter().filter(|(name, _)| ***name != consumer.store);
+            for (_, rows) in named.chain(others) {
+                let rows = rows.as_ref().map_err(|error| Error::new(error.kind(), error.chain()))?;
+                if let Some(deployment) = rows.get(&consumer.id) {
+                    active.insert(consumer.id.clone(), deployment.clone());
+                    break;
+                }
+            }
+        }
+        Ok(active)
+    }
+
+    /// Tells everybody where the host's API is.
+    pub(crate) fn announce(&self, api: SocketAddr) -> Result<()> {
+        self.stores.values().filter_map(|store| store.lock.as_ref()).try_for_each(|lock| lock.set_api(api))
+    }
+
+    /// Ends the reading of streams, then the connections.
+    pub(crate) async fn close(self) {
+        drop(self.streams);
+        for store in self.stores.values() {
+            store.database.close().await;
+        }
+    }
+}
+
+/// What a host that runs cannot do.
+pub(crate) fn needs_restart(what: &str) -> Error {
+    Error::invalid(format!("{what} needs a restart")).help("stop the host and start it again, or undo the edit")
+}
+
+impl OpenStore {
+    async fn open(config: &StoreConfig) -> Result<Self> {
+        let lock = match &config.url {
+            StoreUrl::Sqlite(path) => Some(HostLock::acquire(path, None)?),
+        };
+        let database = database(config, false).await?;
+        let committer = Committer::start(database.store());
+        Ok(Self { config: config.clone(), database, committer, lock })
+    }
+}
+
+async fn database(config: &StoreConfig, read_only: bool) -> Result<Database> {
+    let StoreUrl::Sqlite(path) = &config.url;
+    let durability = match config.durability {
+        Durability::Full => backend::Durability::Full,
+        Durability::Relaxed => backend::Durability::Relaxed,
+    };
+    Database::open(&format!("sqlite://{}", path.display()), Options { durability, read_only }).await
+}
