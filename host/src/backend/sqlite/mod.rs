@@ -196,8 +196,11 @@ fn connect_options(path: &Path, options: Options) -> SqliteConnectOptions {
     if options.read_only {
         connect
     } else {
+        // What a statement would need to undo itself is kept in memory: beyond 64 KiB, which 16 changed pages are, SQLite
+        // makes a file for it, each time anew.
         connect
             .journal_mode(SqliteJournalMode::Wal)
+            .pragma("temp_store", "MEMORY")
             .synchronous(synchronous)
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
     }
