@@ -118,6 +118,16 @@ impl Running {
         Ok(Self { supervised, store, shard, metrics })
     }
 
+    /// Waits until it has made its first commit.
+    pub async fn has_committed(&self) -> Result<()> {
+        loop {
+            match self.store.load(&self.shard).await {
+                Ok(position) if position.digest.is_some() => return Ok(()),
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+
     /// Waits until its position is there.
     pub async fn until(&self, cursor: &Cursor) -> Result<()> {
         loop {

@@ -48,6 +48,8 @@ pub(super) async fn run(report: &mut Report) -> Result<()> {
     let committer = Committer::start(database.store());
     let running = bench::Running::start("reload", &database, committer.clone(), tailer, version(1))?;
     let producer = tokio::spawn(produce(committer, events));
+    // The first version has committed under its own digest before the second one takes over.
+    running.has_committed().await?;
     let mut stalls = Vec::new();
     for n in 2..=swaps + 1 {
         let began = Instant::now();
