@@ -220,6 +220,9 @@ impl<'a> Run<'a> {
             rest = open;
             if self.shard.version.has_changed().unwrap_or(false) {
                 self.swap().await?;
+                // The new version may want other events of this piece.
+                self.events = self.shard.tailer.subscribe(self.next_row.cursor.clone());
+                return Ok(None);
             }
             if *self.shard.stop.borrow() && !rest.is_empty() {
                 return Ok(Some(Stop::Asked));
