@@ -1,7 +1,8 @@
 //! Merges the commits of many shards into one transaction: while one is written, the next ones gather.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, panic::AssertUnwindSafe, sync::Arc};
 
+use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -89,6 +90,11 @@ impl Round {
     }
 }
 
+/// The store may have written before it panicked. The writer itself goes on: every consumer needs it.
+fn panicked() -> Error {
+    Error::new(Kind::Ambiguous, "the store panicked over a commit: this is a bug of the host")
+}
+
 async fn write(store: Arc<dyn Store>, mut requests: mpsc::Receiver<Request>) {
     let mut next = requests.recv().await;
     while let Some(first) = next {
@@ -98,7 +104,8 @@ async fn write(store: Arc<dyn Store>, mut requests: mpsc::Receiver<Request>) {
             let Ok(request) = requests.try_recv() else { break };
             next = round.take(request);
         }
-        let answers = store.commit(&round.commits).await;
+        let written = AssertUnwindSafe(store.commit(&round.commits)).catch_unwind().await;
+        let answers = written.unwrap_or_else(|_| round.commits.iter().map(|_| Err(panicked())).collect());
         for (waiting, answer) in round.answers.into_iter().zip(answers) {
             // Whoever no longer waits has dropped its changes; the row tells it what became of them.
             let _ = waiting.send(answer);

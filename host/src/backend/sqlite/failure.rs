@@ -20,6 +20,11 @@ pub(super) fn code(error: &sqlx::Error) -> Option<i32> {
     Some(code & 0xff)
 }
 
+/// Whether another process stands in the way.
+pub(super) fn is_locked(error: &sqlx::Error) -> bool {
+    matches!(code(error), Some(BUSY | LOCKED))
+}
+
 /// Whether a COMMIT that ended so has certainly not happened; of any other error nobody knows.
 pub(super) fn is_undone(error: &sqlx::Error) -> bool {
     matches!(code(error), Some(BUSY | LOCKED | READONLY | FULL))
@@ -69,7 +74,12 @@ pub(super) fn sqlite(path: &Path, doing: &str, error: sqlx::Error) -> Error {
             _ => (Kind::Corrupt, "it holds what this version cannot have written", None),
         },
     };
-    let context = Error::new(kind, format!("{doing} database {file}: {what}")).because(error);
+    // sqlx says a database's sentence twice, once as its own.
+    let cause: Box<dyn std::error::Error + Send + Sync> = match error.as_database_error() {
+        Some(error) => error.message().to_owned().into(),
+        None => error.into(),
+    };
+    let context = Error::new(kind, format!("{doing} database {file}: {what}")).because(cause);
     match help {
         Some(help) => context.help(help),
         None => context,

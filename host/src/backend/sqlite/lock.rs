@@ -5,14 +5,16 @@ use std::{
     io::{Read as _, Seek as _, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Whoever looks at a lock holds a shared one for a moment: that many tries outlast it.
+/// Whoever looks at a lock holds a shared one for a moment: that many tries, a moment apart, outlast it.
 const TRIES: u32 = 100;
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// The host that holds a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +50,7 @@ impl HostLock {
                     lock.write(api)?;
                     return Ok(lock);
                 }
-                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+                Err(TryLockError::WouldBlock) => std::thread::park_timeout(MOMENT),
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
         }
@@ -84,8 +86,11 @@ pub fn holder(database: &Path) -> Option<Holder> {
     }
 }
 
+/// Beside the file itself: by whatever links it is reached, its lock is one.
 fn lock_path(database: &Path) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
+    let of_a_new_one = || Some(database.parent()?.canonicalize().ok()?.join(database.file_name()?));
+    let real = database.canonicalize().ok().or_else(of_a_new_one).unwrap_or_else(|| database.to_owned());
+    let mut path = real.into_os_string();
     path.push(".lock");
     path.into()
 }
@@ -118,5 +123,15 @@ mod tests {
         drop(lock);
         assert_eq!(holder(&database), None);
         HostLock::acquire(&database, None).unwrap();
+    }
+
+    #[test]
+    fn a_link_to_a_database_has_the_same_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let (database, link) = (folder.path().join("x.db"), folder.path().join("link.db"));
+        File::create(&database).unwrap();
+        std::os::unix::fs::symlink(&database, &link).unwrap();
+        let _lock = HostLock::acquire(&database, None).unwrap();
+        assert!(HostLock::acquire(&link, None).is_err());
     }
 }

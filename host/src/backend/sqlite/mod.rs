@@ -25,7 +25,10 @@ use sqlx::{
     ConnectOptions as _, Connection as _, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 
 use super::{Durability, Failpoints, Options};
 use crate::{
@@ -43,6 +46,8 @@ pub use self::{
 
 /// How long a statement waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the first connection waits before it tries a locked file again.
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
 /// Connections that read.
 const READERS_MAX: u32 = 4;
 /// Prepared statements that a connection keeps: three for each stream, and some twenty.
@@ -74,7 +79,7 @@ impl Sqlite {
         }
         let failed = |error| failure::sqlite(path, "open", error);
         let connect = connect_options(path, options);
-        let mut first = connect.connect().await.map_err(failed)?;
+        let mut first = first_connection(&connect).await.map_err(failed)?;
         migrate::migrate(&mut first, path, options.read_only).await?;
         // A pool asks a connection whether it lives before it lends it: a hop for each read, and a file does not hang up.
         let pool = SqlitePoolOptions::new().max_connections(READERS_MAX).test_before_acquire(false);
@@ -203,5 +208,17 @@ fn connect_options(path: &Path, options: Options) -> SqliteConnectOptions {
             .pragma("temp_store", "MEMORY")
             .synchronous(synchronous)
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES)
+    }
+}
+
+/// Connects to a file that another process may be making at this moment: for the lock that a new file's log takes SQLite
+/// itself does not wait.
+async fn first_connection(options: &SqliteConnectOptions) -> sqlx::Result<SqliteConnection> {
+    let until = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match options.connect().await {
+            Err(error) if failure::is_locked(&error) && Instant::now() < until => sleep(LOCKED_PAUSE).await,
+            answer => return answer,
+        }
     }
 }
