@@ -1,0 +1,83 @@
+//! A handler's view across commits: whatever its cache has forgotten, what it reads is what was written last.
+
+use std::{collections::HashSet, sync::Arc};
+
+use bytes::Bytes;
+use tendon::{
+    backend::{Database, Options},
+    changes::Changes,
+    clock::Clock,
+    deployment::StateScope,
+    limits::Limits,
+    store::{Commit, Store},
+    view::{View, ViewSpec},
+};
+use tendon_tests::place::{commit, consumer, shard, stream};
+
+/// More than one generation of the cache holds, in a few writes.
+const VALUE_BYTES: usize = 900 * 1024;
+
+fn view(store: &Arc<dyn Store>) -> View {
+    View::new(ViewSpec {
+        store: store.clone(),
+        shard: shard("c"),
+        scope: StateScope::Consumer,
+        stream: stream("events"),
+        incarnation: (0, 0),
+        granted: Arc::new(HashSet::new()),
+        limits: Arc::new(Limits::default()),
+        clock: Clock::System,
+    })
+}
+
+async fn write(store: &dyn Store, view: &mut View, key: &str, value: Bytes) {
+    view.write(key.to_owned().into(), Some(value)).unwrap();
+    view.keep();
+    commit(store, Commit { changes: view.take(), ..Commit::default() }).await.unwrap();
+    view.committed();
+}
+
+#[tokio::test]
+async fn a_key_that_the_cache_has_forgotten_is_read_from_the_store() {
+    let store = Database::open("memory:", Options::default()).await.unwrap().store();
+    let mut view = view(&store);
+    assert_eq!(view.get("first").await.unwrap(), None, "the state is empty, and the view learns so");
+    write(&*store, &mut view, "first", Bytes::from_static(b"kept")).await;
+    for n in 0..20 {
+        write(&*store, &mut view, &format!("filling-{n}"), vec![0; VALUE_BYTES].into()).await;
+    }
+    assert_eq!(view.get("first").await.unwrap().as_deref(), Some(&b"kept"[..]));
+    assert_eq!(view.get_many(vec!["first".into(), "never".into()]).await.unwrap()[1], None);
+}
+
+#[tokio::test]
+async fn a_write_is_read_and_scanned_before_it_is_committed_and_over_what_is_stored() {
+    let store = Database::open("memory:", Options::default()).await.unwrap().store();
+    let mut first = view(&store);
+    for key in ["a", "b", "d"] {
+        write(&*store, &mut first, key, Bytes::from_static(b"old")).await;
+    }
+    let mut view = view(&store);
+    view.write("b".into(), None).unwrap();
+    view.write("c".into(), Some(Bytes::from_static(b"new"))).unwrap();
+    assert_eq!(view.get("b").await.unwrap(), None);
+    let keys = |found: Vec<(_, Bytes)>| {
+        found.iter().map(|(key, _): &(tendon::store::Key, _)| key.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(view.scan("", None, 10).await.unwrap()), ["a", "c", "d"]);
+    assert_eq!(keys(view.scan("", None, 2).await.unwrap()), ["a", "c"]);
+    assert_eq!(keys(view.scan("", Some("a"), 1).await.unwrap()), ["c"]);
+}
+
+#[tokio::test]
+async fn a_new_view_knows_what_another_one_wrote_and_the_store_has_not_yet() {
+    let store = Database::open("memory:", Options::default()).await.unwrap().store();
+    let mut old = view(&store);
+    old.write("a".into(), Some(Bytes::from_static(b"1"))).unwrap();
+    old.keep();
+    let in_flight: Changes = old.take();
+    assert_eq!(in_flight.consumer, Some(consumer("c")));
+    let mut new = view(&store);
+    new.know(in_flight.writes);
+    assert_eq!(new.get("a").await.unwrap().as_deref(), Some(&b"1"[..]));
+}
