@@ -55,7 +55,7 @@ impl Bench {
 }
 
 /// The spec of a consumer that reads a stream from its start.
-pub fn spec(stream: StreamId, _consumer: &str) -> Spec {
+pub fn spec(stream: StreamId) -> Spec {
     Spec {
         stream,
         store: name("main"),

@@ -48,7 +48,7 @@ pub(super) async fn run(report: &mut Report) -> Result<()> {
     let mut all = Vec::new();
     for n in 0..consumers {
         let text = format!("idle-{n}");
-        let spec = Arc::new(bench::spec(stream(), &text));
+        let spec = Arc::new(bench::spec(stream()));
         let version = Version { epoch: Epoch(0), spec, factory: factory.clone() };
         all.push(bench::Running::start(&text, &database, committer.clone(), tailer.clone(), version)?);
     }

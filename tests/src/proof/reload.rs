@@ -39,8 +39,7 @@ pub(super) async fn run(report: &mut Report) -> Result<()> {
     let bench = Bench::new().await?;
     let guests = [bench.version_of("emit", 0).await?, bench.version_of("emit", 1).await?];
     ensure!(guests[0].digest() != guests[1].digest(), "the two versions are the same");
-    let spec =
-        Arc::new(tendon::deployment::Spec { grants_emit: vec!["out".parse()?], ..bench::spec(stream("in"), "reload") });
+    let spec = Arc::new(tendon::deployment::Spec { grants_emit: vec!["out".parse()?], ..bench::spec(stream("in")) });
     let version =
         |n: u64| Version { epoch: Epoch(n), spec: spec.clone(), factory: guests[usize::from(n % 2 == 1)].clone() };
 

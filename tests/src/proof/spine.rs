@@ -118,7 +118,7 @@ impl Replays<'_> {
         let head = tailer.source().head().await?;
         let committer = Committer::start(database.store());
         let name = format!("replay-{}", fastrand::u64(..));
-        let version = Version { epoch: Epoch(0), spec: Arc::new(bench::spec(stream(), &name)), factory };
+        let version = Version { epoch: Epoch(0), spec: Arc::new(bench::spec(stream())), factory };
         let (began, cpu) = (Instant::now(), cpu_time());
         let running = bench::Running::start(&name, &database, committer, tailer, version)?;
         running.until(&head).await?;
