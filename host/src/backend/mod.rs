@@ -22,7 +22,7 @@ pub use self::failpoint::Failpoints;
 use self::{memory::Memory, sqlite::Sqlite};
 
 /// Events that one chunk holds at the most.
-pub const CHUNK_EVENTS_MAX: usize = 256;
+pub const CHUNK_EVENTS_MAX: usize = 1024;
 /// Bytes that one chunk holds at the most, one event of any size apart.
 pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
