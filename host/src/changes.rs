@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use bytestring::ByteString;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{EventKey, NewEvent},
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// A key of a consumer's state, with the part of the state that it is in (see [`crate::store::Scope`]).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StateKey {
     /// Which part of the consumer's state.
     pub part: ByteString,

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`tenant`], [`event`], [`error`] | names, events, the one error |
 //! | [`source`], [`store`] | the two ports; [`changes`] and [`deployment`] are what a commit carries |
-//! | [`handler`], [`view`], [`limits`] | whatever handles events, its view of the state, what it may use |
+//! | [`handler`], [`view`], [`limits`] | whatever handles events, its view of the state, what it may use; `scan` merges a view with a store |
 //! | [`policy`], [`batch`], [`clock`] | the loop's decisions, as pure functions, and its time |
 //! | [`tailer`] | reads a stream once for all its consumers |
 //! | [`committer`] | merges the commits of many shards into one transaction |
@@ -48,6 +48,7 @@ pub mod notice;
 mod open;
 pub mod policy;
 pub mod runtime;
+mod scan;
 pub mod server;
 pub mod source;
 pub mod start;

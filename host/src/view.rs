@@ -16,6 +16,7 @@ use crate::{
     error::{Error, Kind, Result},
     event::{Event, EventId, EventKey, NewEvent, StreamName, Timestamp},
     limits::{EVENT_BYTES_MAX, Limits, SCAN_ENTRIES_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX},
+    scan::{self, Held},
     store::{Key, Scope, Store},
     tenant::{ShardId, StreamId},
 };
@@ -260,27 +261,11 @@ impl View {
     /// Entries by prefix, after a key, in order. What was written and is not committed yet is among them.
     pub async fn scan(&mut self, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(Key, Bytes)>> {
         let limit = limit.min(SCAN_ENTRIES_MAX);
-        let stored = |from: Option<Key>, want: u32| {
+        let page = |from: Option<Key>, want| {
             let (store, scope, prefix) = (self.spec.store.clone(), self.scope(), prefix.to_owned());
             async move { store.scan(&scope, &prefix, from.as_deref(), want).await }
         };
-        let held = self.held(prefix, after);
-        let mut found = std::collections::BTreeMap::new();
-        let mut from = after.map(|after| Key::from(after.to_owned()));
-        loop {
-            let page = stored(from.clone(), limit).await?;
-            let full = page.len() == limit as usize;
-            from = page.last().map(|(key, _)| key.clone());
-            found.extend(page.into_iter().filter(|(key, _)| !held.contains_key(key)));
-            if !full || found.len() >= limit as usize {
-                break;
-            }
-        }
-        // A held key beyond a full last page may come after stored ones that were not read: it must wait its turn.
-        let horizon = if found.len() >= limit as usize { from } else { None };
-        let near = |key: &Key| horizon.as_ref().is_none_or(|horizon| key <= horizon);
-        found.extend(held.into_iter().filter(|(key, _)| near(key)).filter_map(|(key, value)| Some((key, value?))));
-        Ok(found.into_iter().take(limit as usize).collect())
+        scan::merged(self.held(prefix, after), after, limit, page).await
     }
 
     /// Sets or deletes a key.
@@ -384,7 +369,7 @@ impl View {
     }
 
     /// What was written below a prefix and may not be in the store yet: the cache knows all of it.
-    fn held(&self, prefix: &str, after: Option<&str>) -> std::collections::BTreeMap<Key, Option<Bytes>> {
+    fn held(&self, prefix: &str, after: Option<&str>) -> Held {
         let wanted = |key: &StateKey| {
             key.part == self.part && key.key.starts_with(prefix) && after.is_none_or(|after| &*key.key > after)
         };

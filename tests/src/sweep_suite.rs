@@ -8,6 +8,7 @@ use tendon::{
     backend::Database,
     error::{Error, Kind, Result},
     event::{Cursor, Event},
+    limits::STATE_VALUE_BYTES_MAX,
     source::{Source, Until},
     store::{Commit, Duplicates, Owner, Store},
 };
@@ -60,8 +61,14 @@ async fn see(database: &Database) -> Seen {
 async fn prepared<P: Place>() -> (P, Database, Commit) {
     let place = P::fresh().await;
     let (database, _) = filled(&place, "out", 2).await;
-    let changes = writes(&consumer("c"), "", [("old", Some(&b"x"[..]))]);
+    let changes = writes(&consumer("c"), "", [("old", Some(&b"x"[..])), ("gone", None)]);
     commit(&*database.store(), Commit { changes, ..Commit::default() }).await.unwrap();
+    // So much that a store which puts work off has to do it with the next write.
+    let big = vec![7; STATE_VALUE_BYTES_MAX];
+    for _ in 0..8 {
+        let changes = writes(&consumer("c"), "", [("zzz", Some(&big[..]))]);
+        commit(&*database.store(), Commit { changes, ..Commit::default() }).await.unwrap();
+    }
     let position = claim(&database, &shard("c")).await;
     let mut write = full(&position, "41", 7);
     write.r#move.as_mut().unwrap().takes_fence = true;

@@ -38,11 +38,11 @@ async fn a_consumer_whose_store_fails_is_stalled_and_runs_again_by_itself() {
     project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "1");
     let options = SqliteConnectOptions::new().filename(project.path("test.db"));
     let mut other = SqliteConnection::connect_with(&options).await.unwrap();
-    sqlx::query("ALTER TABLE state RENAME TO elsewhere").execute(&mut other).await.unwrap();
+    sqlx::query("ALTER TABLE state_log RENAME TO elsewhere").execute(&mut other).await.unwrap();
     project.append("events", &json!({}));
     let stalled = project.status("subject", "stalled");
     assert_eq!((&stalled["attempts"], &stalled["cursor"]), (&json!(0), &json!("1")), "no attempt is counted");
-    sqlx::query("ALTER TABLE elsewhere RENAME TO state").execute(&mut other).await.unwrap();
+    sqlx::query("ALTER TABLE elsewhere RENAME TO state_log").execute(&mut other).await.unwrap();
     project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "2");
     project.status("subject", "running");
     assert_eq!(project.json(&["state", "get", "subject", "a"])["value"], 2);

@@ -7,8 +7,10 @@ mod failure;
 mod lock;
 mod migrate;
 mod poll;
+mod recent;
 mod row;
 mod source;
+mod state;
 mod store;
 mod table;
 mod transaction;
@@ -36,13 +38,13 @@ use crate::{
     tenant::StreamId,
 };
 
-use self::table::Table;
 pub use self::{
     commit::FAILPOINTS,
     lock::{Holder, HostLock, holder},
     migrate::SCHEMA_VERSION,
     source::SqliteSource,
 };
+use self::{recent::Recent, table::Table};
 
 /// How long a statement waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,6 +71,8 @@ struct Inner {
     /// The streams that were named so far.
     tables: Mutex<HashMap<StreamId, Arc<Table>>>,
     poller: Mutex<Option<JoinHandle<()>>>,
+    /// The state that is not in its table yet.
+    recent: Mutex<Recent>,
     failpoints: Failpoints,
 }
 
@@ -92,12 +96,14 @@ impl Sqlite {
             readers,
             tables: Mutex::default(),
             poller: Mutex::default(),
+            recent: Mutex::default(),
             failpoints: Failpoints::default(),
         }));
         if !options.read_only {
             // Whoever cannot write is told now, not by the first commit.
             sqlite.begin("open").await?.commit().await.map_err(failed)?;
         }
+        sqlite.catch_up().await?;
         Ok(sqlite)
     }
 

@@ -2,9 +2,9 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sqlx::{AssertSqlSafe, sqlite::SqliteRow};
+use sqlx::sqlite::SqliteRow;
 
-use super::{Sqlite, encode, row};
+use super::{Sqlite, row};
 use crate::{
     deployment::Deployment,
     error::{Error, Result},
@@ -57,42 +57,11 @@ impl Store for Sqlite {
     }
 
     async fn get(&self, scope: &Scope, keys: &[Key]) -> Result<Vec<Option<Bytes>>> {
-        let parameters = encode::keys(keys)?;
-        let rows = sqlx::query_as(encode::GET_STATE)
-            .bind(parameters.json)
-            .bind(parameters.bytes)
-            .bind(scope.consumer.tenant.0.as_str())
-            .bind(scope.consumer.name.as_str())
-            .bind(&*scope.part);
-        let rows: Vec<(i64, Vec<u8>)> =
-            rows.fetch_all(&self.0.readers).await.map_err(|error| self.failed("read state from", error))?;
-        let mut values = vec![None; keys.len()];
-        for (number, value) in rows {
-            if let Some(place) = usize::try_from(number).ok().and_then(|number| values.get_mut(number)) {
-                *place = Some(value.into());
-            }
-        }
-        Ok(values)
+        self.values(scope, keys).await
     }
 
     async fn scan(&self, scope: &Scope, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(Key, Bytes)>> {
-        let beyond = beyond(prefix);
-        let mut sql =
-            "SELECT key, value FROM state WHERE tenant = ?1 AND consumer = ?2 AND part = ?3 AND key >= ?4".to_owned();
-        sql.push_str(after.map_or("", |_| " AND key > ?5"));
-        sql.push_str(beyond.as_ref().map_or("", |_| " AND key < ?6"));
-        sql.push_str(" ORDER BY key LIMIT ?7");
-        let rows = sqlx::query_as(AssertSqlSafe(sql))
-            .bind(scope.consumer.tenant.0.as_str())
-            .bind(scope.consumer.name.as_str())
-            .bind(&*scope.part)
-            .bind(prefix)
-            .bind(after)
-            .bind(beyond)
-            .bind(i64::from(limit));
-        let rows: Vec<(String, Vec<u8>)> =
-            rows.fetch_all(&self.0.readers).await.map_err(|error| self.failed("read state from", error))?;
-        Ok(rows.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+        self.entries(scope, prefix, after, limit).await
     }
 
     async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
@@ -129,33 +98,5 @@ impl Store for Sqlite {
 impl Sqlite {
     fn rows<T>(&self, rows: sqlx::Result<Vec<T>>) -> Result<Vec<T>> {
         rows.map_err(|error| self.failed("read", error))
-    }
-}
-
-/// The first text after all that begin with a prefix; none where there is no end to them.
-fn beyond(prefix: &str) -> Option<String> {
-    let mut text = prefix.to_owned();
-    while let Some(last) = text.pop() {
-        if let Some(next) = (last..=char::MAX).nth(1) {
-            text.push(next);
-            return Some(text);
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_beyond_a_prefix_follows_all_that_begin_with_it() {
-        for (prefix, next) in
-            [("a", "b"), ("az", "a{"), ("\u{7f}", "\u{80}"), ("\u{d7ff}", "\u{e000}"), ("a\u{10ffff}", "b")]
-        {
-            assert_eq!(beyond(prefix).as_deref(), Some(next));
-        }
-        assert_eq!(beyond(""), None);
-        assert_eq!(beyond("\u{10ffff}"), None);
     }
 }

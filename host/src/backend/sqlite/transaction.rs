@@ -3,19 +3,41 @@
 use sqlx::{ConnectOptions as _, SqliteConnection};
 use tokio::sync::MutexGuard;
 
-use super::Sqlite;
+use super::{Sqlite, recent::Written};
 use crate::error::{Error, Result};
 
 /// Holds the writing connection. Dropping it closes the connection, which rolls back, wherever the transaction was: not
 /// even an error that made SQLite itself roll back leaves anything that has to be known.
 pub(super) struct Transaction<'a> {
+    end: End<'a>,
     home: MutexGuard<'a, Option<SqliteConnection>>,
     connection: SqliteConnection,
+    is_begun: bool,
+    /// The state that it has written.
+    pub(super) written: Option<Written>,
+}
+
+/// However a transaction ends, it writes no more. While it is open readers take its row of the log for one that is known.
+struct End<'a>(&'a Sqlite);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.recent().end(None);
+    }
 }
 
 impl Sqlite {
     /// Begins to write: waits for the lock, so that nothing later can be refused for another process's sake.
     pub(super) async fn begin(&self, doing: &str) -> Result<Transaction<'_>> {
+        let mut transaction = self.connect(doing).await?;
+        let begin = sqlx::query("BEGIN IMMEDIATE").execute(transaction.connection()).await;
+        begin.map_err(|error| self.failed(doing, error))?;
+        transaction.is_begun = true;
+        Ok(transaction)
+    }
+
+    /// Takes the writing connection, for one statement that is a transaction of its own.
+    pub(super) async fn connect(&self, doing: &str) -> Result<Transaction<'_>> {
         if self.0.read_only {
             let file = self.0.path.display();
             return Err(Error::unavailable(format!("{doing} database {file}: it was opened only to be read")));
@@ -28,10 +50,7 @@ impl Sqlite {
                 options.connect().await.map_err(|error| self.failed(doing, error))?
             }
         };
-        let mut transaction = Transaction { home, connection };
-        let begin = sqlx::query("BEGIN IMMEDIATE").execute(transaction.connection()).await;
-        begin.map_err(|error| self.failed(doing, error))?;
-        Ok(transaction)
+        Ok(Transaction { end: End(self), home, connection, is_begun: false, written: None })
     }
 }
 
@@ -41,10 +60,21 @@ impl Transaction<'_> {
         &mut self.connection
     }
 
+    /// Whether nothing is true before `commit`.
+    pub(super) fn is_begun(&self) -> bool {
+        self.is_begun
+    }
+
     /// Makes what was written true.
     pub(super) async fn commit(mut self) -> sqlx::Result<()> {
         sqlx::query("COMMIT").execute(&mut self.connection).await?;
-        *self.home = Some(self.connection);
+        self.end.0.recent().end(self.written.take());
+        self.give_back();
         Ok(())
+    }
+
+    /// Gives the connection back, on which nothing is open.
+    pub(super) fn give_back(mut self) {
+        *self.home = Some(self.connection);
     }
 }

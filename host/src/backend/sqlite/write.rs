@@ -1,4 +1,4 @@
-//! What a commit writes beside the positions: state, events, history, deployments.
+//! What a commit writes beside positions and state: events, history, deployments.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,7 +19,7 @@ use crate::{
     changes::Emit,
     error::{Error, Result},
     event::EventKey,
-    store::{Commit, Committed, Duplicates},
+    store::{Committed, Duplicates},
     tenant::StreamId,
 };
 
@@ -50,25 +50,6 @@ struct Wanted<'a> {
 }
 
 impl Sqlite {
-    pub(super) async fn write_state(&self, open: &mut Transaction<'_>, items: &[&Item<'_>]) -> Result<()> {
-        let (mut sets, mut deletes) = (Vec::new(), Vec::new());
-        for Commit { changes, .. } in items.iter().map(|item| item.commit) {
-            let Some(consumer) = &changes.consumer else { continue };
-            for (key, value) in &changes.writes {
-                let writes = if value.is_some() { &mut sets } else { &mut deletes };
-                writes.push((consumer, key, value.as_ref()));
-            }
-        }
-        let both = [("sqlite state", encode::SET_STATE, sets), ("sqlite state deletes", encode::DELETE_STATE, deletes)];
-        for (point, sql, writes) in both {
-            if !writes.is_empty() {
-                self.0.failpoints.hit(point)?;
-                self.execute(open, sql, encode::state(writes)?).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// Appends the emitted events: the keys of all, then those of each stream in their order.
     pub(super) async fn append(&self, open: &mut Transaction<'_>, items: &[&Item<'_>]) -> Result<Appended> {
         let known = self.known(open, items).await?;
@@ -192,11 +173,6 @@ impl Sqlite {
             insert.execute(open.connection()).await.map_err(failed)?;
         }
         Ok(())
-    }
-
-    async fn execute(&self, open: &mut Transaction<'_>, sql: &'static str, parameters: Parameters) -> Result<()> {
-        let done = sqlx::query(sql).bind(parameters.json).bind(parameters.bytes).execute(open.connection()).await;
-        done.map(drop).map_err(|error| self.failed("commit to", error))
     }
 }
 

@@ -1,0 +1,218 @@
+//! The state that was written lately: in the log, and not in the table yet.
+//!
+//! Scattered keys touch almost as many pages of a table as there are keys, and SQLite writes every page that a commit
+//! touches. So a commit appends its writes to a log, as one row. Once the log is long a sweep folds it into the table,
+//! in the order of the table's keys and a slice with each commit: a slice's neighbours share their pages, and a key
+//! that was written many times is folded once. What is not folded yet is held here too, so that nothing reads the log
+//! but a host that starts, or that finds that another process has written.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use hashbrown::HashMap;
+
+use crate::{
+    changes::StateKey,
+    error::{Error, Result},
+    scan::Held,
+    store::{Key, Scope},
+    tenant::ConsumerId,
+};
+
+/// A log of this weight is folded. It is also about what of the log is held in memory, at the most twice that.
+const LOG_WEIGHT_MAX: usize = 8 * 1024 * 1024;
+/// A slice weighs at least this, and twice what its commit adds to the log: a sweep always comes to its end.
+const SLICE_WEIGHT_MIN: usize = 96 * 1024;
+/// What a write weighs beside its key and value.
+const WRITE_WEIGHT: usize = 96;
+
+/// The writes of one row of the log, by consumers.
+pub(super) type Logged<'a> = Vec<(&'a ConsumerId, Vec<(&'a StateKey, &'a Option<Bytes>)>)>;
+
+/// The same, read back.
+type Writes = Vec<(StateKey, Option<Bytes>)>;
+
+/// What a consumer has written, by parts of its state.
+type Parts = HashMap<ByteString, HashMap<Key, Option<Bytes>>>;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Recent {
+    entries: HashMap<ConsumerId, Parts>,
+    /// The newest row of the log that is in `entries`.
+    last: i64,
+    /// A row that a transaction of ours has added and not committed.
+    writing: Option<i64>,
+    /// Moves when another process's rows were taken in: what was looked up before may be old.
+    reloads: u64,
+    /// The rows of the log, and what each weighs.
+    log: VecDeque<(i64, usize)>,
+    log_weight: usize,
+    sweep: Option<Sweep>,
+}
+
+/// A folding that is under way.
+struct Sweep {
+    /// What is still to be folded, in the order of the table.
+    keys: VecDeque<(ConsumerId, StateKey)>,
+    /// Once it is, so are the rows of the log up to this one.
+    until: i64,
+}
+
+/// What a commit folds.
+pub(super) struct Slice {
+    pub(super) writes: Vec<(ConsumerId, StateKey, Option<Bytes>)>,
+    /// The rows of the log up to this one have no more to tell.
+    pub(super) done: Option<i64>,
+}
+
+/// What becomes true here with a commit.
+pub(super) struct Written {
+    row: i64,
+    weight: usize,
+    writes: Vec<(ConsumerId, Writes)>,
+    slice: Option<Slice>,
+}
+
+impl Written {
+    pub(super) fn new(row: i64, logged: &Logged<'_>, slice: Option<Slice>) -> Self {
+        let own = |(key, value): &(&StateKey, &Option<Bytes>)| ((*key).clone(), (*value).clone());
+        let writes = logged.iter().map(|(consumer, writes)| ((*consumer).clone(), writes.iter().map(own).collect()));
+        Self { row, weight: weight(logged), writes: writes.collect(), slice }
+    }
+}
+
+impl Recent {
+    /// What is held of keys, and a mark for `covers`.
+    pub(super) fn look(&self, scope: &Scope, keys: &[Key]) -> (Vec<Option<Option<Bytes>>>, u64) {
+        let part = self.part(scope);
+        (keys.iter().map(|key| part?.get(key).cloned()).collect(), self.reloads)
+    }
+
+    /// What is held of a scope with this prefix, after a key. With it the mark.
+    pub(super) fn range(&self, scope: &Scope, prefix: &str, after: Option<&str>) -> (Held, u64) {
+        let wanted = |key: &Key| key.starts_with(prefix) && after.is_none_or(|after| &**key > after);
+        let entries = self.part(scope).into_iter().flatten().filter(|(key, _)| wanted(key));
+        (entries.map(|(key, value)| (key.clone(), value.clone())).collect(), self.reloads)
+    }
+
+    fn part(&self, scope: &Scope) -> Option<&HashMap<Key, Option<Bytes>>> {
+        self.entries.get(&scope.consumer)?.get(&scope.part)
+    }
+
+    /// Whether what was looked up under a mark is as new as a read that saw this row as the log's last.
+    pub(super) fn covers(&self, row: i64, mark: u64) -> bool {
+        mark == self.reloads && row <= self.last.max(self.writing.unwrap_or_default())
+    }
+
+    /// A transaction of ours has added a row to the log. Whether all rows before it are known here.
+    pub(super) fn begin(&mut self, row: i64) -> bool {
+        self.writing = Some(row);
+        row == self.last + 1
+    }
+
+    /// The transaction has ended, and took place if there is something written.
+    pub(super) fn end(&mut self, written: Option<Written>) {
+        self.writing = None;
+        let Some(Written { row, weight, writes, slice }) = written else { return };
+        self.last = row;
+        if let Some(slice) = slice {
+            self.fold(slice);
+        }
+        for (consumer, writes) in writes {
+            self.insert(consumer, writes);
+        }
+        self.add_row(row, weight);
+    }
+
+    /// Takes the whole log in, as another process has left it.
+    pub(super) fn load(&mut self, rows: Vec<(i64, Vec<u8>)>) -> Result<()> {
+        let mut fresh = Self { reloads: self.reloads + 1, writing: self.writing, ..Self::default() };
+        for (row, bytes) in rows {
+            let logged: Vec<(ConsumerId, Writes)> = postcard::from_bytes(&bytes)
+                .map_err(|error| Error::corrupt(format!("row {row} of the state's log")).because(error))?;
+            fresh.add_row(row, bytes.len());
+            for (consumer, writes) in logged {
+                fresh.insert(consumer, writes);
+            }
+            fresh.last = row;
+        }
+        *self = fresh;
+        Ok(())
+    }
+
+    /// What the next commit folds, which itself adds this much to the log.
+    pub(super) fn slice(&mut self, logged: &Logged<'_>) -> Option<Slice> {
+        if self.sweep.is_none() && self.log_weight > LOG_WEIGHT_MAX {
+            self.sweep = Some(Sweep { keys: self.keys(), until: self.last });
+        }
+        let Sweep { keys, until } = self.sweep.as_ref()?;
+        let budget = SLICE_WEIGHT_MIN.max(2 * weight(logged));
+        let (mut writes, mut weight) = (Vec::new(), 0);
+        for (consumer, key) in keys {
+            if weight >= budget {
+                break;
+            }
+            let entry = self.entries.get(consumer).and_then(|parts| parts.get(&key.part)?.get(&key.key));
+            let value = entry.cloned().unwrap_or_default();
+            weight += weight_of(key, &value);
+            writes.push((consumer.clone(), key.clone(), value));
+        }
+        let done = (writes.len() == keys.len()).then_some(*until);
+        Some(Slice { writes, done })
+    }
+
+    /// All keys, in the order of the table.
+    fn keys(&self) -> VecDeque<(ConsumerId, StateKey)> {
+        let mut consumers: Vec<(&ConsumerId, &Parts)> = self.entries.iter().collect();
+        consumers.sort_unstable_by_key(|(consumer, _)| *consumer);
+        let mut all = VecDeque::new();
+        for (consumer, parts) in consumers {
+            let keys = |(part, entries): (&ByteString, &HashMap<Key, _>)| -> Vec<StateKey> {
+                entries.keys().map(|key| StateKey { part: part.clone(), key: key.clone() }).collect()
+            };
+            let mut keys: Vec<StateKey> = parts.iter().flat_map(keys).collect();
+            keys.sort_unstable();
+            all.extend(keys.into_iter().map(|key| (consumer.clone(), key)));
+        }
+        all
+    }
+
+    /// The slice is in the table.
+    fn fold(&mut self, slice: Slice) {
+        let Some(sweep) = &mut self.sweep else { return };
+        sweep.keys.drain(..slice.writes.len().min(sweep.keys.len()));
+        for (consumer, key, _) in &slice.writes {
+            if let Some(part) = self.entries.get_mut(consumer).and_then(|parts| parts.get_mut(&key.part)) {
+                part.remove(&key.key);
+            }
+        }
+        let Some(done) = slice.done else { return };
+        self.sweep = None;
+        self.entries.values_mut().for_each(|parts| parts.retain(|_, entries| !entries.is_empty()));
+        while let Some((_, weight)) = self.log.pop_front_if(|(row, _)| *row <= done) {
+            self.log_weight -= weight;
+        }
+    }
+
+    fn insert(&mut self, consumer: ConsumerId, writes: Writes) {
+        let parts = self.entries.entry(consumer).or_default();
+        for (StateKey { part, key }, value) in writes {
+            parts.entry(part).or_default().insert(key, value);
+        }
+    }
+
+    fn add_row(&mut self, row: i64, weight: usize) {
+        self.log.push_back((row, weight));
+        self.log_weight += weight;
+    }
+}
+
+fn weight(logged: &Logged<'_>) -> usize {
+    logged.iter().flat_map(|(_, writes)| writes).map(|(key, value)| weight_of(key, value)).sum()
+}
+
+fn weight_of(key: &StateKey, value: &Option<Bytes>) -> usize {
+    WRITE_WEIGHT + key.part.len() + key.key.len() + value.as_ref().map_or(0, Bytes::len)
+}
