@@ -1,7 +1,7 @@
 //! THE loop. It runs one shard: read a chunk, filter, call, merge the changes, one commit, and again.
 //!
 //! It is plain async code over the ports, a handler and a clock; a simulation runs this very code. Reading, calling
-//! and committing overlap: one commit at most is in flight while the next batch is gathered. Whatever goes wrong ends
+//! and committing overlap: one commit is in flight while the next batch is gathered. Whatever goes wrong ends
 //! the run, and with it everything in memory; the next run begins from the row.
 
 use std::{borrow::Cow, sync::Arc};
@@ -15,14 +15,15 @@ use crate::{
     batch::{self, Gathered},
     changes::Changes,
     clock::Clock,
-    committer::{Committer, Pending},
+    committer::Committer,
     deployment::{Filter, Spec},
     error::{Error, Result},
     event::Event,
     handler::{Failure, FailureKind, Handled, Handler, HandlerFactory},
+    in_flight::{InFlight, Submitted},
     metrics::ConsumerMetrics,
     policy::{self, Decision},
-    store::{Commit, Committed, Epoch, Move, Owner, Position, Reason, Revision, Status, Store},
+    store::{Commit, Epoch, Move, Owner, Position, Reason, Revision, Status, Store},
     tailer::{Piece, Subscription, Tailer},
     tenant::ShardId,
     view::{View, ViewSpec},
@@ -127,15 +128,7 @@ struct Run<'a> {
     last: Option<Event>,
     /// The next call takes no more events than this: the prefix of a batch that was undone.
     call_events_max: usize,
-    in_flight: Option<InFlight>,
-}
-
-/// A commit that was submitted.
-struct InFlight {
-    pending: Pending,
-    submitted: Instant,
-    handled: u32,
-    emitted: usize,
+    in_flight: InFlight,
 }
 
 impl<'a> Run<'a> {
@@ -163,7 +156,7 @@ impl<'a> Run<'a> {
             changes: Changes::default(),
             last: None,
             call_events_max: usize::MAX,
-            in_flight: None,
+            in_flight: InFlight::default(),
         };
         run.adopt(version);
         run.shard.adopted.send_replace(run.version.epoch);
@@ -187,7 +180,7 @@ impl<'a> Run<'a> {
             self.gathered.age = self.since.elapsed();
             let is_quiet = self.gathered.handled == 0;
             let quiet_wait = batch::wait(&self.version.spec.batch, &self.gathered).filter(|_| is_quiet);
-            let is_idle_due = (!is_quiet || self.row_is_due) && self.in_flight.is_none();
+            let is_idle_due = (!is_quiet || self.row_is_due) && self.in_flight.is_empty();
             tokio::select! {
                 biased;
                 () = is_raised(&mut self.shard.stop) => return Ok(Next::Stop),
@@ -195,7 +188,7 @@ impl<'a> Run<'a> {
                 () = self.shard.poke.notified() => return Ok(Next::Row),
                 piece = self.events.next() => return Ok(Next::Events(piece?)),
                 () = std::future::ready(()), if is_idle_due => return Ok(Next::Due),
-                answer = answer(&mut self.in_flight) => self.settled(answer)?,
+                commit = self.in_flight.next() => self.settled(&commit?),
                 () = sleep(quiet_wait.unwrap_or_default()), if quiet_wait.is_some() => return Ok(Next::Due),
             }
         }
@@ -245,7 +238,7 @@ impl<'a> Run<'a> {
         }
         let handler = match &mut self.handler {
             Some(handler) => handler,
-            None => match self.version.factory.create(self.view()).await {
+            None => match self.version.factory.create(View::new(self.view_spec())).await {
                 Ok(handler) => self.handler.insert(handler),
                 Err(failure) => return Ok(Handled { failure: Some(failure), ..Handled::default() }),
             },
@@ -323,10 +316,18 @@ impl<'a> Run<'a> {
 
     /// Commits what was gathered: position, state and events, all or nothing.
     async fn commit(&mut self) -> Result<()> {
-        if self.gathered.handled + self.gathered.skipped == 0 && !self.row_is_due {
-            return Ok(());
+        if self.has_something() {
+            self.settle().await?;
+            self.submit().await;
         }
-        self.settle().await?;
+        Ok(())
+    }
+
+    fn has_something(&self) -> bool {
+        self.gathered.handled + self.gathered.skipped > 0 || self.row_is_due
+    }
+
+    async fn submit(&mut self) {
         let to = &mut self.next_row;
         to.updated_at = self.shard.clock.now();
         to.last_event = self.last.take().map(|event| event.hash()).or(to.last_event);
@@ -340,46 +341,52 @@ impl<'a> Run<'a> {
         let (handled, emitted) = (std::mem::take(&mut self.gathered).handled, changes.emits.len());
         let commit = Commit { r#move: Some(r#move), changes, ..Commit::default() };
         let pending = self.shard.committer.submit(commit).await;
-        self.in_flight = Some(InFlight { pending, submitted: Instant::now(), handled, emitted });
+        self.in_flight.push(Submitted { pending, at: Instant::now(), handled, emitted });
         self.row_is_due = false;
+    }
+
+    /// Waits until all that was submitted stands.
+    async fn settle(&mut self) -> Result<()> {
+        while !self.in_flight.is_empty() {
+            let commit = self.in_flight.next().await?;
+            self.settled(&commit);
+        }
         Ok(())
     }
 
-    /// Waits for the commit in flight, if there is one.
-    async fn settle(&mut self) -> Result<()> {
-        if self.in_flight.is_none() {
-            return Ok(());
-        }
-        let answer = answer(&mut self.in_flight).await;
-        self.settled(answer)
-    }
-
-    fn settled(&mut self, answer: Result<Committed>) -> Result<()> {
-        let Some(commit) = self.in_flight.take() else { return Ok(()) };
-        answer?;
+    fn settled(&mut self, commit: &Submitted) {
         let metrics = &self.shard.metrics;
-        metrics.commit_seconds.observe(commit.submitted.elapsed().as_secs_f64());
+        metrics.commit_seconds.observe(commit.at.elapsed().as_secs_f64());
         metrics.batch_events.observe(f64::from(commit.handled));
         metrics.events.inc_by(u64::from(commit.handled));
         metrics.emitted.inc_by(commit.emitted as u64);
-        if let Some(handler) = &mut self.handler {
+        if let Some(handler) = self.handler.as_mut().filter(|_| self.in_flight.is_empty()) {
             handler.committed();
             metrics.memory_bytes.set(i64::try_from(handler.memory_bytes()).unwrap_or(i64::MAX));
         }
-        Ok(())
     }
 
-    /// Another version takes over: the old one's work is committed under its own digest first.
+    /// Another version takes over: the old one's work is committed under its own digest first. Nothing is waited for:
+    /// the new handler takes over what the old one's view knows, written or not.
     async fn swap(&mut self) -> Result<()> {
-        self.settle().await?;
-        let written = self.changes.writes.clone();
-        self.commit().await?;
+        if self.in_flight.len() > 1 {
+            self.settle().await?;
+        }
+        if self.has_something() {
+            self.submit().await;
+        }
         let version = self.shard.version.borrow_and_update().clone();
+        let known = self.handler.take().map(|handler| handler.into_view());
         self.adopt(version);
+        let view = match known {
+            Some(view) => view.renewed(self.view_spec()),
+            None => {
+                self.settle().await?;
+                View::new(self.view_spec())
+            }
+        };
         // The handler that the next event would need, so that a swap is over when it says so. A failure to make it is
-        // left to that event. The old one's last writes may not be in the store yet: the new view knows them.
-        let mut view = self.view();
-        view.know(written);
+        // left to that event.
         self.handler = self.version.factory.create(view).await.ok();
         self.shard.adopted.send_replace(self.version.epoch);
         self.shard.metrics.reloads.inc();
@@ -403,9 +410,9 @@ impl<'a> Run<'a> {
         Err(Error::fenced(format!("{} was moved by an operator", self.shard.id)))
     }
 
-    fn view(&self) -> View {
+    fn view_spec(&self) -> ViewSpec {
         let Spec { state, stream, grants_emit, limits, .. } = &*self.version.spec;
-        View::new(ViewSpec {
+        ViewSpec {
             store: self.shard.store.clone(),
             shard: self.shard.id.clone(),
             scope: *state,
@@ -414,7 +421,7 @@ impl<'a> Run<'a> {
             granted: Arc::new(grants_emit.iter().cloned().collect()),
             limits: Arc::new(limits.clone()),
             clock: self.shard.clock,
-        })
+        }
     }
 }
 
@@ -423,14 +430,6 @@ fn select<'e>(filter: &Filter, events: &'e [Event]) -> Cow<'e, [Event]> {
         return Cow::Borrowed(events);
     }
     events.iter().filter(|event| filter.types.contains(&event.r#type)).cloned().collect()
-}
-
-/// The answer of the commit in flight; never, when there is none. May be given up.
-async fn answer(in_flight: &mut Option<InFlight>) -> Result<Committed> {
-    match in_flight {
-        Some(commit) => commit.pending.wait().await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Waits until the shard is to stop; whoever could ask for it being gone means the same.

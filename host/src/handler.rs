@@ -17,6 +17,9 @@ pub trait Handler: Send {
     /// The commit before the one that is being gathered stands. See [`View::committed`].
     fn committed(&mut self) {}
 
+    /// Ends, and leaves its view to the handler that takes over.
+    fn into_view(self: Box<Self>) -> View;
+
     /// How many bytes of memory the guest holds now.
     fn memory_bytes(&self) -> usize {
         0

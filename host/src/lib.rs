@@ -12,7 +12,7 @@
 //! | [`tailer`] | reads a stream once for all its consumers |
 //! | [`committer`] | merges the commits of many shards into one transaction |
 //! | [`metrics`] | what the loop counts |
-//! | [`consumer`] | THE loop |
+//! | [`consumer`] | THE loop; `in_flight` holds its commits that are not answered yet |
 //! | [`supervisor`] | keeps a shard's loop running, and says why it stands |
 //! | **runtime and backend** | |
 //! | [`runtime`] | runs components; the only place that knows wasmtime |
@@ -42,6 +42,7 @@ pub mod event_file;
 pub mod handler;
 pub mod head;
 pub mod host;
+mod in_flight;
 pub mod limits;
 pub mod metrics;
 pub mod notice;

@@ -211,9 +211,10 @@ impl View {
         changes
     }
 
-    /// Knows values that another handler of the shard wrote: their commit is in flight.
-    pub fn know(&mut self, written: HashMap<StateKey, Option<Bytes>>) {
-        written.into_iter().for_each(|(key, value)| self.young.insert(key, value));
+    /// A view for the handler that takes over: what is known of the state, what is being committed included, stays known.
+    pub fn renewed(self, spec: ViewSpec) -> Self {
+        let knows = if spec.scope == self.spec.scope { self.knows } else { Knows::default() };
+        Self { young: self.young, old: self.old, knows, ..Self::new(spec) }
     }
 
     /// The commit before the one that is being gathered stands. Only now may the cache forget its older generation:

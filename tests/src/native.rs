@@ -62,6 +62,10 @@ impl<L: Logic> Handler for NativeHandler<L> {
     fn committed(&mut self) {
         self.view.committed();
     }
+
+    fn into_view(self: Box<Self>) -> View {
+        self.view
+    }
 }
 
 /// A failure of a kind, as a logic returns it.

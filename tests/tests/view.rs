@@ -18,7 +18,11 @@ use tendon_tests::place::{commit, consumer, shard, stream};
 const VALUE_BYTES: usize = 900 * 1024;
 
 fn view(store: &Arc<dyn Store>) -> View {
-    View::new(ViewSpec {
+    View::new(spec(store))
+}
+
+fn spec(store: &Arc<dyn Store>) -> ViewSpec {
+    ViewSpec {
         store: store.clone(),
         shard: shard("c"),
         scope: StateScope::Consumer,
@@ -27,7 +31,7 @@ fn view(store: &Arc<dyn Store>) -> View {
         granted: Arc::new(HashSet::new()),
         limits: Arc::new(Limits::default()),
         clock: Clock::System,
-    })
+    }
 }
 
 async fn write(store: &dyn Store, view: &mut View, key: &str, value: Bytes) {
@@ -70,14 +74,16 @@ async fn a_write_is_read_and_scanned_before_it_is_committed_and_over_what_is_sto
 }
 
 #[tokio::test]
-async fn a_new_view_knows_what_another_one_wrote_and_the_store_has_not_yet() {
+async fn a_view_that_takes_over_knows_what_was_written_and_is_not_in_the_store_yet() {
     let store = Database::open("memory:", Options::default()).await.unwrap().store();
     let mut old = view(&store);
+    assert_eq!(old.get("b").await.unwrap(), None);
     old.write("a".into(), Some(Bytes::from_static(b"1"))).unwrap();
     old.keep();
     let in_flight: Changes = old.take();
     assert_eq!(in_flight.consumer, Some(consumer("c")));
-    let mut new = view(&store);
-    new.know(in_flight.writes);
+    let mut new = old.renewed(spec(&store));
     assert_eq!(new.get("a").await.unwrap().as_deref(), Some(&b"1"[..]));
+    assert_eq!(new.get("b").await.unwrap(), None);
+    assert!(new.take().is_empty());
 }

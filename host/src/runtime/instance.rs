@@ -133,6 +133,10 @@ impl Handler for Instance {
         self.store.data_mut().view.committed();
     }
 
+    fn into_view(self: Box<Self>) -> View {
+        self.store.into_data().view
+    }
+
     fn memory_bytes(&self) -> usize {
         self.store.data().memory.held_bytes()
     }
