@@ -28,6 +28,6 @@ pub enum Scale {
 /// one that runs `only` what contains a text is not.
 pub fn run(name: &str, scale: Scale, only: Option<&str>) -> Result<bool> {
     let mut report = Report::new(name, scale, only);
-    spine::run(&mut report)?;
+    spine::prove(&mut report)?;
     report.finish()
 }
