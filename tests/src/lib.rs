@@ -9,6 +9,7 @@ pub mod native;
 pub mod place;
 pub mod project;
 pub mod proof;
+pub mod servers;
 pub mod shelf;
 pub mod sim;
 pub mod source_suite;

@@ -15,12 +15,18 @@ use tendon::{
     tenant::{ConsumerId, Name, ShardId, StreamId, TenantId},
 };
 
+use crate::servers::{PostgresDatabase, has_postgres};
+
 /// A place for one database, gone when it is dropped.
 pub trait Place: Send + Sync + Sized {
     /// A place with nothing in it.
     fn fresh() -> impl Future<Output = Self> + Send;
     /// Opens the database there as a host that has just started does.
     fn open(&self) -> impl Future<Output = Database> + Send;
+    /// Whether there can be one on this machine.
+    fn is_here() -> bool {
+        true
+    }
 }
 
 /// A database in memory. A host that starts finds what the one before it left: the memory is the disk here.
@@ -61,6 +67,25 @@ impl Place for SqlitePlace {
         let database = Database::open(&self.url(), Options::default()).await.unwrap();
         database.failpoints().disarm();
         database
+    }
+}
+
+/// A PostgreSQL database on a real server.
+pub struct PostgresPlace(pub PostgresDatabase);
+
+impl Place for PostgresPlace {
+    async fn fresh() -> Self {
+        Self(PostgresDatabase::fresh().await)
+    }
+
+    async fn open(&self) -> Database {
+        let database = Database::open(&self.0.url(), Options::default()).await.unwrap();
+        database.failpoints().disarm();
+        database
+    }
+
+    fn is_here() -> bool {
+        has_postgres()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The suites, run on every backend. A new backend is one line in the table, a new property one line in the list.
 
-use tendon_tests::place::{MemoryPlace, SqlitePlace};
+use tendon_tests::place::{MemoryPlace, Place as _, PostgresPlace, SqlitePlace};
 
 macro_rules! conformance {
     ($($backend:ident: $place:ty;)+ => $properties:tt) => {
@@ -12,6 +12,9 @@ macro_rules! conformance {
     (@each $place:ty, { $($suite:ident :: $property:ident;)+ }) => {
         $(#[tokio::test]
         async fn $property() {
+            if !<$place>::is_here() {
+                return;
+            }
             tendon_tests::$suite::$property::<$place>().await;
         })+
     };
@@ -20,6 +23,7 @@ macro_rules! conformance {
 conformance! {
     memory: MemoryPlace;
     sqlite: SqlitePlace;
+    postgres: PostgresPlace;
     => {
         source_suite::events_come_in_their_order_without_gaps;
         source_suite::a_stream_begins_strictly_after_its_cursor;

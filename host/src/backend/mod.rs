@@ -2,7 +2,10 @@
 //! have the same file names.
 
 pub mod failpoint;
+mod item;
 pub mod memory;
+pub mod postgres;
+mod row;
 pub mod sqlite;
 
 use std::{cmp::Ordering, sync::Arc};
@@ -19,7 +22,7 @@ use crate::{
 };
 
 pub use self::failpoint::Failpoints;
-use self::{memory::Memory, sqlite::Sqlite};
+use self::{memory::Memory, postgres::Postgres, sqlite::Sqlite};
 
 /// Events that one chunk holds at the most.
 pub const CHUNK_EVENTS_MAX: usize = 1024;
@@ -52,18 +55,21 @@ pub enum Database {
     Memory(Memory),
     /// A SQLite file.
     Sqlite(Sqlite),
+    /// A PostgreSQL database.
+    Postgres(Postgres),
 }
 
 impl Database {
-    /// Opens the database of a URL, and brings its schema to this version: `memory:` or `sqlite://path/to.db`.
+    /// Opens the database of a URL, and brings its schema to this version: `memory:`, `sqlite://path/to.db` or
+    /// `postgres://user:password@host:port/database`.
     pub async fn open(url: &str, options: Options) -> Result<Self> {
-        if url == "memory:" {
-            return Ok(Self::Memory(Memory::default()));
-        }
-        match url.strip_prefix("sqlite://") {
-            Some(path) if !path.is_empty() => Ok(Self::Sqlite(Sqlite::open(path.as_ref(), options).await?)),
-            _ => Err(Error::invalid(format!("`{url}` is not the URL of a database"))
-                .help("the databases known here are `memory:` and `sqlite://path/to.db`")),
+        match url.split_once("://") {
+            None if url == "memory:" => Ok(Self::Memory(Memory::default())),
+            Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(Sqlite::open(path.as_ref(), options).await?)),
+            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(Postgres::open(url, options).await?)),
+            _ => Err(Error::invalid(format!("`{url}` is not the URL of a database")).help(
+                "the databases known here are `memory:`, `sqlite://path/to.db` and `postgres://user@host/database`",
+            )),
         }
     }
 
@@ -72,6 +78,7 @@ impl Database {
         match self {
             Self::Memory(memory) => Arc::new(memory.clone()),
             Self::Sqlite(sqlite) => Arc::new(sqlite.clone()),
+            Self::Postgres(postgres) => Arc::new(postgres.clone()),
         }
     }
 
@@ -80,6 +87,7 @@ impl Database {
         match self {
             Self::Memory(memory) => memory.create_stream(stream).await,
             Self::Sqlite(sqlite) => sqlite.create_stream(stream).await,
+            Self::Postgres(postgres) => postgres.create_stream(stream).await,
         }
     }
 
@@ -88,6 +96,7 @@ impl Database {
         match self {
             Self::Memory(memory) => Ok(Arc::new(memory.source(stream).await?)),
             Self::Sqlite(sqlite) => Ok(Arc::new(sqlite.source(stream).await?)),
+            Self::Postgres(postgres) => Ok(Arc::new(postgres.source(stream).await?)),
         }
     }
 
@@ -96,6 +105,7 @@ impl Database {
         match self {
             Self::Memory(memory) => memory.streams().await,
             Self::Sqlite(sqlite) => sqlite.streams().await,
+            Self::Postgres(postgres) => postgres.streams().await,
         }
     }
 
@@ -104,6 +114,7 @@ impl Database {
         match self {
             Self::Memory(memory) => memory.failpoints(),
             Self::Sqlite(sqlite) => sqlite.failpoints(),
+            Self::Postgres(postgres) => postgres.failpoints(),
         }
     }
 
@@ -112,6 +123,7 @@ impl Database {
         match self {
             Self::Memory(_) => {}
             Self::Sqlite(sqlite) => sqlite.close().await,
+            Self::Postgres(postgres) => postgres.close().await,
         }
     }
 }

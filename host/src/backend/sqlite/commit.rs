@@ -7,12 +7,12 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Sqlite, failure, row, table::Table, transaction::Transaction, write::Appended};
+use super::{Sqlite, encode, failure, table::Table, transaction::Transaction, write::Appended};
 use crate::{
-    backend,
+    backend::{self, item, row},
     changes::Emit,
-    error::{Error, Kind, Result},
-    store::{Commit, Committed, Epoch, Fence, Move, Position, Revision},
+    error::{Error, Result},
+    store::{Commit, Committed, Position},
     tenant::{ShardId, StreamId},
 };
 
@@ -41,7 +41,7 @@ pub const FAILPOINTS: [&str; 21] = [
     "sqlite answer",
 ];
 
-/// The row must be as it was loaded; the rest of the parameters are what it becomes. See `row::move_json`.
+/// The row must be as it was loaded; the rest of the parameters are what it becomes. See `encode::move_json`.
 const ADVANCE: &str = "
     UPDATE position SET
         cursor = unhex(m.value->>6), revision = revision + 1, fence = m.value->>7, generation = m.value->>8,
@@ -146,11 +146,13 @@ impl Sqlite {
         let points = &self.0.failpoints;
         // Who does not get the lock would not get it alone either.
         let together = |error| Failed { error, try_alone: false };
-        if items.iter().all(Item::only_moves) {
+        if items.iter().all(|item| item::only_moves(item.commit)) {
             let mut open = self.connect("commit to").await.map_err(together)?;
             let answers = self.advance(&mut open, items).await.map_err(together)?;
             open.give_back();
-            points.hit("sqlite answer").map_err(|error| together(lost(items, error)))?;
+            points
+                .hit("sqlite answer")
+                .map_err(|error| together(item::lost(items.first().map(|item| item.commit), error)))?;
             return Ok(answers);
         }
         points.hit("sqlite begin")?;
@@ -168,7 +170,9 @@ impl Sqlite {
         for (table, id) in newest {
             table.announce(id);
         }
-        points.hit("sqlite answer").map_err(|error| together(lost(items, error)))?;
+        points
+            .hit("sqlite answer")
+            .map_err(|error| together(item::lost(items.first().map(|item| item.commit), error)))?;
         Ok(answers)
     }
 
@@ -176,7 +180,11 @@ impl Sqlite {
     fn uncertain(&self, items: &[Item<'_>], error: sqlx::Error) -> Failed {
         let undone = failure::is_undone(&error);
         let error = self.failed("commit to", error);
-        if undone { error.into() } else { Failed { error: lost(items, error), try_alone: false } }
+        if undone {
+            error.into()
+        } else {
+            Failed { error: item::lost(items.first().map(|item| item.commit), error), try_alone: false }
+        }
     }
 
     /// The next number of the store's counter after `count` were drawn: those are the ones up to it.
@@ -189,7 +197,7 @@ impl Sqlite {
 
     /// Moves the positions. First of all, so that whoever lost changes nothing.
     async fn advance(&self, open: &mut Transaction<'_>, items: &[Item<'_>]) -> Result<Vec<Result<Committed>>> {
-        let draws: usize = items.iter().map(|item| item.draws()).sum();
+        let draws: usize = items.iter().map(|item| item::draws(item.commit)).sum();
         let mut drawn = 0;
         if draws > 0 {
             self.0.failpoints.hit("sqlite counter")?;
@@ -199,10 +207,10 @@ impl Sqlite {
             drawn += 1;
             drawn
         };
-        let wanted: Vec<Committed> = items.iter().map(|item| item.answer(&mut draw)).collect();
+        let wanted: Vec<Committed> = items.iter().map(|item| item::answer(item.commit, &mut draw)).collect();
         let moves = || items.iter().zip(&wanted).filter_map(|(item, to)| Some((item.commit.r#move.as_ref()?, to)));
         let rows: Result<Vec<Value>> =
-            moves().filter_map(|(r#move, to)| Some(row::move_json(r#move, to.position.as_ref()?))).collect();
+            moves().filter_map(|(r#move, to)| Some(encode::move_json(r#move, to.position.as_ref()?))).collect();
         let rows = rows?;
         let mut won = HashSet::new();
         let mut found = HashMap::new();
@@ -218,13 +226,8 @@ impl Sqlite {
                 found = self.found(open, &json).await?;
             }
         }
-        let answer = |(item, committed): (&Item<'_>, Committed)| match &item.commit.r#move {
-            Some(r#move) if !won.contains(&r#move.from.shard) => {
-                Err(backend::fenced(r#move, found.get(&r#move.from.shard)))
-            }
-            _ => Ok(committed),
-        };
-        Ok(items.iter().zip(wanted).map(answer).collect())
+        let judged = |(item, answer): (&Item<'_>, _)| item::judged(item.commit, answer, &won, &found);
+        Ok(items.iter().zip(wanted).map(judged).collect())
     }
 
     /// The shards whose rows were as expected and have moved.
@@ -239,38 +242,4 @@ impl Sqlite {
         let rows = rows.map_err(|error| self.failed("read", error))?;
         Ok(rows.into_iter().map(|position| (position.shard.clone(), position)).collect())
     }
-}
-
-impl Item<'_> {
-    /// Whether it does no more than move a position, under the component that has made it.
-    fn only_moves(&self) -> bool {
-        let same = |r#move: &Move| r#move.from.digest == r#move.to.digest;
-        self.draws() == 0 && self.commit.changes.is_empty() && self.commit.r#move.as_ref().is_some_and(same)
-    }
-
-    /// How many numbers of the counter it needs.
-    fn draws(&self) -> usize {
-        let fence = self.commit.r#move.as_ref().is_some_and(|r#move| r#move.takes_fence);
-        usize::from(fence) + usize::from(self.commit.deployment.is_some())
-    }
-
-    /// What the answer will be if it stands, but for the count of its events.
-    fn answer(&self, mut draw: impl FnMut() -> u64) -> Committed {
-        let epoch = self.commit.deployment.as_ref().map(|_| Epoch(draw()));
-        let position = self.commit.r#move.as_ref().map(|r#move| Position {
-            shard: r#move.from.shard.clone(),
-            revision: Revision(r#move.from.revision.0 + 1),
-            fence: if r#move.takes_fence { Fence(draw()) } else { r#move.from.fence },
-            incarnation: r#move.from.incarnation,
-            epoch: epoch.unwrap_or(r#move.to.epoch),
-            ..r#move.to.clone()
-        });
-        Committed { position, appended: 0, epoch }
-    }
-}
-
-/// The error of commits that may stand or not.
-fn lost(items: &[Item<'_>], error: Error) -> Error {
-    let label = items.first().map(|item| backend::label(item.commit)).unwrap_or_default();
-    Error::new(Kind::Ambiguous, format!("{label}: the answer was lost, it may stand or not")).because(error)
 }

@@ -7,10 +7,12 @@ use bytestring::ByteString;
 use serde_json::{Value, json};
 
 use crate::{
+    backend::row,
     changes::{Emit, StateKey},
     error::{Error, Result},
     event::EventKey,
     limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX},
+    store::{Move, Position},
     tenant::ConsumerId,
 };
 
@@ -104,6 +106,33 @@ fn pack(arena: &mut Arena, key: &ByteString, value: &[u8]) -> usize {
     let at = arena.push(key.as_bytes());
     arena.push(value);
     at << (KEY_LENGTH_BITS + VALUE_LENGTH_BITS) | key.len() << VALUE_LENGTH_BITS | value.len()
+}
+
+/// A move as `commit.rs` binds it: the row to be found, then what it becomes.
+pub(super) fn move_json(r#move: &Move, to: &Position) -> Result<Value> {
+    let from = &r#move.from;
+    let reason = to.reason.as_ref().map(serde_json::to_string).transpose();
+    let reason = reason.map_err(|error| Error::corrupt("a reason is not JSON").because(error))?;
+    Ok(json!([
+        from.shard.consumer.tenant,
+        from.shard.consumer.name,
+        from.shard.index,
+        from.fence.0.cast_signed(),
+        from.revision.0.cast_signed(),
+        from.epoch.0.cast_signed(),
+        hex::encode(&to.cursor.0),
+        to.fence.0.cast_signed(),
+        to.generation,
+        to.epoch.0.cast_signed(),
+        row::status_text(to.status),
+        reason,
+        to.attempts,
+        to.digest.map(|digest| hex::encode(digest.0)),
+        to.last_event.map(|hash| hex::encode(hash.0)),
+        hex::encode(&to.high_water.0),
+        to.features.cast_signed(),
+        to.updated_at.0,
+    ]))
 }
 
 /// The parameters of a table's `append`.

@@ -8,7 +8,6 @@ mod lock;
 mod migrate;
 mod poll;
 mod recent;
-mod row;
 mod source;
 mod state;
 mod store;
@@ -32,7 +31,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Durability, Failpoints, Options};
+use super::{Durability, Failpoints, Options, row};
 use crate::{
     error::{Error, Result},
     tenant::StreamId,

@@ -4,8 +4,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sqlx::sqlite::SqliteRow;
 
-use super::{Sqlite, row};
+use super::Sqlite;
 use crate::{
+    backend::row,
     deployment::Deployment,
     error::{Error, Result},
     store::{Commit, Committed, Digest, Fence, Key, Owner, Position, Scope, Store, Swap},

@@ -15,7 +15,7 @@ use super::{
     transaction::Transaction,
 };
 use crate::{
-    backend,
+    backend::item,
     changes::Emit,
     error::{Error, Result},
     event::EventKey,
@@ -104,12 +104,8 @@ impl Sqlite {
         if !error.as_database_error().is_some_and(|error| error.is_unique_violation()) {
             return self.failed("append to", error);
         }
-        let label = items.first().map(|item| backend::label(item.commit)).unwrap_or_default();
-        match self.known_of(open, keys).await.unwrap_or_default().into_iter().next() {
-            Some(key) => Error::corrupt(format!("{label}: event key {} is in the store already", key.0)),
-            None => Error::corrupt(format!("{label}: two of its events have the same key")),
-        }
-        .because(error)
+        let known = self.known_of(open, keys).await.unwrap_or_default().into_iter().next();
+        item::key_refused(items.first().map(|item| item.commit), known, error)
     }
 
     /// A line for each shard whose component is another one than before.

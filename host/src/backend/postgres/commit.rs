@@ -1,0 +1,228 @@
+//! The commit: commits that do not touch each other share one statement.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use sqlx::postgres::PgRow;
+use tokio::time::sleep;
+
+use super::{Postgres, failure, statement::statement, table::Table};
+use crate::{
+    backend::{self, item, row},
+    changes::Emit,
+    error::{Error, Kind, Result},
+    event::EventKey,
+    store::{Commit, Committed, Duplicates, Position},
+    tenant::{ShardId, StreamId},
+};
+
+/// Every place at which a test can make a claim or a commit crash.
+pub const FAILPOINTS: [&str; 6] = [
+    "postgres claim",
+    "postgres claim answer",
+    "postgres counter",
+    "postgres commit",
+    "postgres found",
+    "postgres answer",
+];
+
+/// How often a statement is sent that others were in the way of.
+const TRIES: u32 = 6;
+/// The most that is waited before the second time; twice as long before each further one.
+const PAUSE: Duration = Duration::from_millis(4);
+
+const DRAW: &str = "SELECT nextval('tendon.counter') FROM generate_series(1, $1)";
+
+/// The rows of the moves that lost their compare.
+const FOUND: &str = "
+    SELECT position.* FROM unnest($1::text[], $2::text[], $3::int8[]) AS wanted (tenant, consumer, shard)
+    JOIN tendon.position USING (tenant, consumer, shard)";
+
+/// One commit on its way.
+pub(super) struct Item<'a> {
+    /// What is asked for.
+    pub(super) commit: &'a Commit,
+    /// The tables of the streams that it appends to.
+    pub(super) tables: HashMap<&'a StreamId, Arc<Table>>,
+}
+
+impl<'a> Item<'a> {
+    /// The events that it appends: a producer may repeat itself within one commit.
+    pub(super) fn emits(&self) -> impl Iterator<Item = &'a Emit> {
+        let skips = self.commit.duplicates == Duplicates::Skip;
+        let mut seen: HashSet<EventKey> = HashSet::new();
+        self.commit.changes.emits.iter().filter(move |emit| !skips || seen.insert(emit.key))
+    }
+
+    /// Whether it has a statement to itself.
+    fn comes_alone(&self) -> bool {
+        self.commit.duplicates == Duplicates::Skip || self.commit.deployment.is_some()
+    }
+
+    /// Whether one statement may carry both: not if it would set a key twice.
+    fn meets(&self, other: &Self) -> bool {
+        let writer =
+            |item: &Self| item.commit.changes.consumer.clone().filter(|_| !item.commit.changes.writes.is_empty());
+        self.comes_alone()
+            || other.comes_alone()
+            || writer(self).is_some_and(|consumer| writer(other) == Some(consumer))
+    }
+}
+
+impl Postgres {
+    /// Writes commits together. If that fails for another reason than a lost compare, each is written alone, so that
+    /// each gets its own answer.
+    pub(super) async fn write(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
+        let mut answers: Vec<Option<Result<Committed>>> = Vec::new();
+        let (mut items, mut shards) = (Vec::new(), HashSet::new());
+        for commit in commits {
+            let again = commit.r#move.as_ref().is_some_and(|r#move| !shards.insert(&r#move.from.shard));
+            let item = if again { Err(backend::twice(commit)) } else { self.prepare(commit).await };
+            match item {
+                Ok(item) => {
+                    items.push(item);
+                    answers.push(None);
+                }
+                Err(error) => answers.push(Some(Err(error))),
+            }
+        }
+        let mut written = Vec::new();
+        let mut rest = &items[..];
+        while !rest.is_empty() {
+            let meets =
+                |at: &usize| rest.get(*at).is_some_and(|item| rest.iter().take(*at).any(|other| item.meets(other)));
+            let (together, later) = rest.split_at((1..rest.len()).find(meets).unwrap_or(rest.len()));
+            written.extend(self.write_together(together).await);
+            rest = later;
+        }
+        let mut written = written.into_iter();
+        let missing = || Err(Error::corrupt("a commit was left without an answer"));
+        answers.into_iter().map(|answer| answer.or_else(|| written.next()).unwrap_or_else(missing)).collect()
+    }
+
+    async fn write_together(&self, items: &[Item<'_>]) -> Vec<Result<Committed>> {
+        let error = match self.transact(items).await {
+            Ok(answers) => return answers,
+            Err(error) => error,
+        };
+        if items.len() == 1 {
+            return vec![Err(error)];
+        }
+        let mut answers = Vec::new();
+        for item in items {
+            answers.push(match error.kind() {
+                // Who was refused for the database's sake would be refused alone, too.
+                Kind::Unavailable | Kind::Ambiguous => {
+                    Err(Error::new(error.kind(), error.chain()).help(error.way_out().unwrap_or_default()))
+                }
+                _ => match self.transact(std::slice::from_ref(item)).await {
+                    Ok(mut answers) => answers.pop().unwrap_or_else(|| Ok(Committed::default())),
+                    Err(error) => Err(error),
+                },
+            });
+        }
+        answers
+    }
+
+    /// Looks the streams up that a commit appends to.
+    async fn prepare<'a>(&self, commit: &'a Commit) -> Result<Item<'a>> {
+        self.may_write("commit to")?;
+        backend::check(commit)?;
+        let mut tables = HashMap::new();
+        for Emit { stream, .. } in &commit.changes.emits {
+            if !tables.contains_key(stream) {
+                let table = self.table(stream).await?;
+                tables.insert(stream, table.ok_or_else(|| Error::not_found(format!("there is no stream {stream}")))?);
+            }
+        }
+        Ok(Item { commit, tables })
+    }
+
+    async fn transact(&self, items: &[Item<'_>]) -> Result<Vec<Result<Committed>>> {
+        let points = &self.0.failpoints;
+        let draws: usize = items.iter().map(|item| item::draws(item.commit)).sum();
+        let mut drawn = self.draw(draws).await?.into_iter();
+        let mut draw = || drawn.next().unwrap_or_default().cast_unsigned();
+        let wanted: Vec<Committed> = items.iter().map(|item| item::answer(item.commit, &mut draw)).collect();
+        points.hit("postgres commit")?;
+        let (moved, fresh) = self.send(items, &wanted).await?;
+        for table in items.iter().flat_map(|item| item.tables.values()) {
+            table.appended.send_replace(());
+        }
+        let lost = |error| item::lost(items.first().map(|item| item.commit), error);
+        points.hit("postgres answer").map_err(lost)?;
+        let shard = |at: &i32| Some(items.get(usize::try_from(*at).ok()?)?.commit.r#move.as_ref()?.from.shard.clone());
+        let won: HashSet<ShardId> = moved.iter().filter_map(shard).collect();
+        let moves = items.iter().filter_map(|item| item.commit.r#move.as_ref());
+        let losers: Vec<&ShardId> =
+            moves.map(|r#move| &r#move.from.shard).filter(|shard| !won.contains(shard)).collect();
+        let found = if losers.is_empty() { HashMap::new() } else { self.found(&losers).await.map_err(lost)? };
+        let judged = |(item, answer): (&Item<'_>, Committed)| {
+            let appended = if item.comes_alone() { fresh.unsigned_abs() } else { item.emits().count() as u64 };
+            item::judged(item.commit, Committed { appended, ..answer }, &won, &found)
+        };
+        Ok(items.iter().zip(wanted).map(judged).collect())
+    }
+
+    /// Sends the statement, again where others were in its way; which items have moved, and how many keys were new.
+    async fn send(&self, items: &[Item<'_>], wanted: &[Committed]) -> Result<(Vec<i32>, i64)> {
+        let mut tries = 1;
+        loop {
+            let error = match statement(items, wanted)?.fetch_one(&self.0.writers).await {
+                Ok(row) => return answer(&row).map_err(|error| self.failed("commit to", error)),
+                Err(error) => error,
+            };
+            if failure::is_conflict(&error) && tries < TRIES {
+                sleep(PAUSE.mul_f64(fastrand::f64() * f64::from(1 << tries))).await;
+                tries += 1;
+                continue;
+            }
+            let first = items.first().map(|item| item.commit);
+            if error.as_database_error().is_some_and(|error| error.is_unique_violation()) {
+                return Err(item::key_refused(first, self.known_key(items).await, error));
+            }
+            // Without a connection nothing was sent.
+            let is_undone =
+                failure::is_undone(&error) || matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed);
+            let error = self.failed("commit to", error);
+            return Err(if is_undone { error } else { item::lost(first, error) });
+        }
+    }
+
+    /// A key of the commits that is in the store.
+    async fn known_key(&self, items: &[Item<'_>]) -> Option<EventKey> {
+        let emits = || items.iter().flat_map(|item| item.emits());
+        let keys: Vec<&[u8]> = emits().map(|emit| emit.key.0.as_bytes().as_slice()).collect();
+        let known = sqlx::query_scalar("SELECT key FROM tendon.event_key WHERE key = ANY($1) LIMIT 1").bind(keys);
+        let known: Vec<u8> = known.fetch_optional(&self.0.writers).await.ok()??;
+        emits().map(|emit| emit.key).find(|key| key.0.as_bytes().as_slice() == known)
+    }
+
+    async fn draw(&self, count: usize) -> Result<Vec<i64>> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        self.0.failpoints.hit("postgres counter")?;
+        let drawn = sqlx::query_scalar(DRAW).bind(i64::try_from(count).unwrap_or(i64::MAX));
+        drawn.fetch_all(&self.0.writers).await.map_err(|error| self.failed("draw a number from", error))
+    }
+
+    async fn found(&self, shards: &[&ShardId]) -> Result<HashMap<ShardId, Position>> {
+        self.0.failpoints.hit("postgres found")?;
+        let tenants: Vec<&str> = shards.iter().map(|shard| shard.consumer.tenant.0.as_str()).collect();
+        let consumers: Vec<&str> = shards.iter().map(|shard| shard.consumer.name.as_str()).collect();
+        let indexes: Vec<i64> = shards.iter().map(|shard| i64::from(shard.index)).collect();
+        let rows = sqlx::query(FOUND).bind(tenants).bind(consumers).bind(indexes);
+        let rows = rows.try_map(|found: PgRow| row::position(&found)).fetch_all(&self.0.writers).await;
+        let rows = rows.map_err(|error| self.failed("read", error))?;
+        Ok(rows.into_iter().map(|position| (position.shard.clone(), position)).collect())
+    }
+}
+
+fn answer(row: &PgRow) -> sqlx::Result<(Vec<i32>, i64)> {
+    use sqlx::Row as _;
+    Ok((row.try_get(0)?, row.try_get(1)?))
+}

@@ -1,0 +1,69 @@
+//! What PostgreSQL's errors mean, with the database and a way out.
+
+use crate::error::{Error, Kind};
+
+/// The SQLSTATE of an error that the server itself reported: https://www.postgresql.org/docs/current/errcodes-appendix.html
+pub(super) fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// Whether the statement that ended so has certainly changed nothing. A server that answers with an error has rolled
+/// back, unless it says that it is going away.
+pub(super) fn is_undone(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| !code.starts_with("57P") && !code.starts_with("08"))
+}
+
+/// Whether the same statement does better a moment later: a deadlock, a serialization failure, a lock that was not had.
+pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("40001" | "40P01" | "55P03"))
+}
+
+/// The error for "failed to `doing` database …".
+pub(super) fn postgres(name: &str, doing: &str, error: sqlx::Error) -> Error {
+    let (kind, what, help) = match code(&error).as_deref() {
+        Some("28P01" | "28000") => {
+            (Kind::Unavailable, "it refuses this user", Some("look at the user and the password in the url"))
+        }
+        Some("3D000") => (Kind::Unavailable, "there is no such database", Some("`createdb` makes it")),
+        Some("42501") => (
+            Kind::Unavailable,
+            "this user lacks a right",
+            Some("GRANT CREATE ON DATABASE … TO this user lets tendon make its schema, `tendon`"),
+        ),
+        Some("53100") => (Kind::Unavailable, "its disk is full", Some("free space there; what was committed is safe")),
+        Some("53300") => (
+            Kind::Unavailable,
+            "it has no connection left",
+            Some("raise max_connections, or lower the number of hosts"),
+        ),
+        Some("25006") => (
+            Kind::Unavailable,
+            "it is read-only",
+            Some("positions, state and streams are read and written on the primary: name that in the url"),
+        ),
+        Some("40001" | "40P01" | "55P03") => (Kind::Unavailable, "others were in the way", None),
+        Some(code) if code.starts_with("57") || code.starts_with("08") => (Kind::Unavailable, "it went away", None),
+        Some(code) if code.starts_with("53") => (Kind::Unavailable, "it has no room left", None),
+        Some(_) => (Kind::Corrupt, "a statement failed", None),
+        None => match &error {
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => (
+                Kind::Unavailable,
+                "it cannot be reached",
+                Some("the server must run, and the url name its host and port"),
+            ),
+            sqlx::Error::PoolTimedOut => (Kind::Unavailable, "no connection came free in time", None),
+            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => (Kind::Unavailable, "it was closed", None),
+            _ => (Kind::Corrupt, "it holds what this version cannot have written", None),
+        },
+    };
+    // sqlx says a database's sentence twice, once as its own.
+    let cause: Box<dyn std::error::Error + Send + Sync> = match error.as_database_error() {
+        Some(error) => error.message().to_owned().into(),
+        None => error.into(),
+    };
+    let context = Error::new(kind, format!("{doing} database {name}: {what}")).because(cause);
+    match help {
+        Some(help) => context.help(help),
+        None => context,
+    }
+}

@@ -1,0 +1,199 @@
+//! PostgreSQL: for teams that run it already, and for more than one host. A pool reads, another one commits.
+
+mod chunk;
+mod commit;
+mod failure;
+mod migrate;
+mod source;
+mod statement;
+mod store;
+mod table;
+
+use std::{
+    collections::HashMap,
+    str::FromStr as _,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use super::{Durability, Failpoints, Options, row};
+use crate::{
+    error::{Error, Result},
+    tenant::StreamId,
+};
+
+use self::table::Table;
+pub use self::{commit::FAILPOINTS, migrate::SCHEMA_VERSION, source::PostgresSource};
+
+/// Connections that read streams and state.
+const READERS_MAX: u32 = 8;
+/// Connections that claim and commit: one is the committer's.
+const WRITERS_MAX: u32 = 4;
+/// How long anybody waits for a connection before that is an error.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A session that was cut off in a transaction holds up no takeover for longer than this.
+const IDLE_IN_TRANSACTION: &str = "5s";
+
+/// A PostgreSQL database. Clones are the same one.
+#[derive(Clone)]
+pub struct Postgres(Arc<Inner>);
+
+struct Inner {
+    /// As errors name it: the url without its password.
+    name: String,
+    read_only: bool,
+    readers: PgPool,
+    writers: PgPool,
+    /// The streams that were named so far.
+    tables: Mutex<HashMap<StreamId, Arc<Table>>>,
+    failpoints: Failpoints,
+}
+
+impl Postgres {
+    pub(super) async fn open(url: &str, options: Options) -> Result<Self> {
+        let connect = connect_options(url, options)?;
+        let database = connect.get_database().unwrap_or("postgres");
+        let name = format!("postgres://{}:{}/{database}", connect.get_host(), connect.get_port());
+        let failed = |error| failure::postgres(&name, "open", error);
+        let mut first = connect.connect().await.map_err(failed)?;
+        let is_standby = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut first).await;
+        if is_standby.map_err(failed)? {
+            return Err(Error::unavailable(format!("open database {name}: it is a standby"))
+                .help("positions, state and streams are read from the primary: name that in the url"));
+        }
+        migrate::migrate(&mut first, &name, options.read_only).await?;
+        if !options.read_only {
+            migrate::begin_era(&mut first).await.map_err(failed)?;
+        }
+        // A connection that does not end well has written nothing.
+        let _ = first.close().await;
+        Ok(Self(Arc::new(Inner {
+            read_only: options.read_only,
+            readers: pool(&connect, READERS_MAX, options.read_only),
+            writers: pool(&connect, WRITERS_MAX, options.read_only),
+            tables: Mutex::default(),
+            failpoints: Failpoints::default(),
+            name,
+        })))
+    }
+
+    pub(super) fn failpoints(&self) -> &Failpoints {
+        &self.0.failpoints
+    }
+
+    pub(super) async fn create_stream(&self, stream: &StreamId) -> Result<()> {
+        if self.table(stream).await?.is_some() {
+            return Ok(());
+        }
+        self.may_write("make a stream in")?;
+        let failed = |error| self.failed("make a stream in", error);
+        let mut open = self.0.writers.begin().await.map_err(failed)?;
+        let number = sqlx::query_scalar(
+            "INSERT INTO tendon.stream (tenant, name) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING number",
+        )
+        .bind(stream.tenant.0.as_str())
+        .bind(stream.name.as_str());
+        let number: Option<i64> = number.fetch_optional(&mut *open).await.map_err(failed)?;
+        // None: another host makes it, and the row was waited for.
+        if let Some(number) = number {
+            let create = sqlx::raw_sql(AssertSqlSafe(table::create_sql(number))).execute(&mut *open).await;
+            create.map_err(failed)?;
+        }
+        open.commit().await.map_err(failed)
+    }
+
+    pub(super) async fn source(&self, stream: &StreamId) -> Result<PostgresSource> {
+        let table = self.table(stream).await?;
+        let table = table.ok_or_else(|| Error::not_found(format!("there is no stream {stream}")))?;
+        Ok(PostgresSource::new(self.clone(), table))
+    }
+
+    pub(super) async fn streams(&self) -> Result<Vec<StreamId>> {
+        let rows = sqlx::query_as("SELECT tenant, name FROM tendon.stream ORDER BY tenant, name");
+        let rows: Vec<(String, String)> =
+            rows.fetch_all(&self.0.readers).await.map_err(|error| self.failed("list the streams of", error))?;
+        rows.into_iter()
+            .map(|(tenant, name)| Ok(StreamId { tenant: row::tenant(tenant)?, name: name.parse()? }))
+            .collect()
+    }
+
+    pub(super) async fn close(&self) {
+        self.0.readers.close().await;
+        self.0.writers.close().await;
+        // Whoever waits at a head looks again, and finds the pools closed.
+        self.tables().values().for_each(|table| table.appended.send_modify(|()| ()));
+    }
+
+    /// The table of a stream; none where nobody made it.
+    async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+        if let Some(table) = self.tables().get(stream) {
+            return Ok(Some(table.clone()));
+        }
+        let number = sqlx::query_scalar("SELECT number FROM tendon.stream WHERE tenant = $1 AND name = $2")
+            .bind(stream.tenant.0.as_str())
+            .bind(stream.name.as_str());
+        let number = number.fetch_optional(&self.0.readers).await;
+        let Some(number) = number.map_err(|error| self.failed("look for a stream in", error))? else {
+            return Ok(None);
+        };
+        let table = Arc::new(Table::new(stream, number));
+        Ok(Some(self.tables().entry(stream.clone()).or_insert(table).clone()))
+    }
+
+    fn tables(&self) -> MutexGuard<'_, HashMap<StreamId, Arc<Table>>> {
+        self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_write(&self, doing: &str) -> Result<()> {
+        if self.0.read_only {
+            let name = &self.0.name;
+            return Err(Error::unavailable(format!("{doing} database {name}: it was opened only to be read")));
+        }
+        Ok(())
+    }
+
+    /// What an error of this database means.
+    fn failed(&self, doing: &str, error: sqlx::Error) -> Error {
+        failure::postgres(&self.0.name, doing, error)
+    }
+}
+
+fn connect_options(url: &str, options: Options) -> Result<PgConnectOptions> {
+    let connect = PgConnectOptions::from_str(url).map_err(|error| {
+        Error::invalid("this is not the url of a PostgreSQL database")
+            .because(error)
+            .help("write it as `postgres://user:password@host:5432/database`")
+    })?;
+    let synchronous = match options.durability {
+        Durability::Full => "on",
+        Durability::Relaxed => "off",
+    };
+    let read_only = if options.read_only { "on" } else { "off" };
+    Ok(connect.application_name("tendon").disable_statement_logging().options([
+        ("synchronous_commit", synchronous),
+        ("default_transaction_read_only", read_only),
+        // A statement sees what was committed when it began; a longer view would hold a reader at an old horizon.
+        ("default_transaction_isolation", "read committed"),
+        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
+    ]))
+}
+
+/// Connections are not asked whether they live before they are lent: a dead one is an error that is tried again. A new
+/// one may reach another cluster than the last, that of a restore.
+fn pool(connect: &PgConnectOptions, most: u32, read_only: bool) -> PgPool {
+    let pool = PgPoolOptions::new().max_connections(most).acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
+    let pool = pool.after_connect(move |connection, _| {
+        Box::pin(async move {
+            match read_only {
+                true => Ok(()),
+                false => migrate::begin_era(connection).await,
+            }
+        })
+    });
+    pool.connect_lazy_with(connect.clone())
+}

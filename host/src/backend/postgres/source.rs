@@ -1,0 +1,172 @@
+//! A stream's table as a source, in the order of (era, xid, id).
+//!
+//! An id is drawn before its transaction commits, so the order of ids is not that in which rows become visible: whoever
+//! reads by ids loses rows. The order of transactions' ids has a horizon: below the oldest transaction that is open
+//! nothing can come any more. Rows beyond it wait. Transaction ids begin anew in another cluster, so a restore or an
+//! upgrade begins an era, and what older eras hold is final.
+
+use std::{cmp::Ordering, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::stream;
+use tokio::sync::watch;
+
+use super::{Postgres, chunk, table::Table};
+use crate::{
+    error::{Error, Result},
+    event::{Chunk, Cursor, Event, Timestamp},
+    source::{Chunks, Lag, Source, Until},
+    tenant::StreamId,
+};
+
+/// The wait after something new, when nothing else wakes the reader.
+const SHORTEST: Duration = Duration::from_millis(2);
+/// The wait when nothing has come for a while.
+const LONGEST: Duration = Duration::from_millis(50);
+
+/// One stream.
+pub struct PostgresSource {
+    postgres: Postgres,
+    table: Arc<Table>,
+}
+
+/// A place in a stream, after a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) era: i64,
+    pub(super) xid: i64,
+    pub(super) id: i64,
+}
+
+impl Place {
+    /// `era.xid.id`, in decimal.
+    pub(super) fn cursor(self) -> Cursor {
+        if self == Self::default() {
+            return Cursor::START;
+        }
+        Cursor(format!("{}.{}.{}", self.era, self.xid, self.id).into())
+    }
+
+    fn parse(cursor: &Cursor) -> Option<Self> {
+        if cursor.is_start() {
+            return Some(Self::default());
+        }
+        let text = std::str::from_utf8(&cursor.0).ok()?;
+        let mut parts = text.split('.').map(|part| part.parse().ok().filter(|number: &i64| *number > 0));
+        let place = Self { era: parts.next()??, xid: parts.next()??, id: parts.next()?? };
+        (place.cursor() == *cursor).then_some(place)
+    }
+
+    fn of(cursor: &Cursor, stream: &StreamId) -> Result<Self> {
+        Self::parse(cursor).ok_or_else(|| {
+            Error::invalid(format!("cursor {cursor} is not one of stream {stream}"))
+                .help("its cursors are era, transaction and id of an event, such as 1.745.12")
+        })
+    }
+}
+
+impl PostgresSource {
+    pub(super) fn new(postgres: Postgres, table: Arc<Table>) -> Self {
+        Self { postgres, table }
+    }
+}
+
+#[async_trait]
+impl Source for PostgresSource {
+    async fn head(&self) -> Result<Cursor> {
+        let last = sqlx::query_as(self.table.head()).fetch_optional(&self.postgres.0.readers).await;
+        let last: Option<(i64, i64, i64)> = last.map_err(|error| self.postgres.failed("read", error))?;
+        Ok(last.map_or(Cursor::START, |(era, xid, id)| Place { era, xid, id }.cursor()))
+    }
+
+    async fn stream(&self, after: Cursor, until: Until) -> Result<Chunks> {
+        let after = Place::of(&after, &self.table.stream)?;
+        let (postgres, table) = (self.postgres.clone(), self.table.clone());
+        let reading = Reading { appended: table.appended.subscribe(), postgres, table, after, until };
+        Ok(Box::pin(stream::try_unfold(reading, |mut reading| async move {
+            Ok(reading.next().await?.map(|chunk| (chunk, reading)))
+        })))
+    }
+
+    async fn lag(&self, after: &Cursor, cap: u64) -> Result<Lag> {
+        let Place { era, xid, id } = Place::of(after, &self.table.stream)?;
+        let cap = i64::try_from(cap).unwrap_or(i64::MAX);
+        let row = sqlx::query_as(self.table.lag()).bind(era).bind(xid.to_string()).bind(id).bind(cap);
+        let row = row.fetch_one(&self.postgres.0.readers).await;
+        let (events, oldest): (i64, Option<i64>) = row.map_err(|error| self.postgres.failed("read", error))?;
+        Ok(Lag { events: events.unsigned_abs(), oldest: oldest.map(Timestamp) })
+    }
+
+    fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
+        // Whatever is no place has an order too: that of its bytes, before all places.
+        let key = |cursor: &Cursor| Place::parse(cursor).ok_or_else(|| cursor.0.clone());
+        match (key(a), key(b)) {
+            (Ok(a), Ok(b)) => a.cmp(&b),
+            (Err(a), Err(b)) => a.cmp(&b),
+            (a, _) => {
+                if a.is_err() {
+                    Ordering::Less
+                } else {
+                    Ordering::Greater
+                }
+            }
+        }
+    }
+}
+
+/// A reading that is under way.
+struct Reading {
+    postgres: Postgres,
+    table: Arc<Table>,
+    appended: watch::Receiver<()>,
+    after: Place,
+    until: Until,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Result<Option<Chunk>> {
+        let mut wait = SHORTEST;
+        loop {
+            // Marked before the look, so that an event that comes in between ends the wait.
+            self.appended.mark_unchanged();
+            let events = self.read().await?;
+            if !events.is_empty() {
+                return Ok(Some(Chunk { events }));
+            }
+            if self.until == Until::Head {
+                return Ok(None);
+            }
+            // What this process appended may wait for another transaction, and other processes tell nobody.
+            tokio::select! {
+                _ = self.appended.changed() => wait = SHORTEST,
+                () = tokio::time::sleep(wait) => wait = LONGEST.min(wait * 2),
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Vec<Event>> {
+        let Place { era, xid, id } = self.after;
+        let rows = sqlx::query(self.table.read()).bind(era).bind(xid.to_string()).bind(id);
+        let rows = rows.fetch_all(&self.postgres.0.readers).await;
+        let (events, last) =
+            rows.and_then(|rows| chunk::events(&rows)).map_err(|error| self.postgres.failed("read", error))?;
+        self.after = last.unwrap_or(self.after);
+        Ok(events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_places_as_we_write_them_are_cursors() {
+        let place = Place { era: 1, xid: 745, id: 12 };
+        assert_eq!(place.cursor().to_string(), "1.745.12");
+        assert_eq!(Place::parse(&place.cursor()), Some(place));
+        assert_eq!(Place::parse(&Cursor::START), Some(Place::default()));
+        for bad in ["0.0.0", "1.2", "1.2.3.4", "1.02.3", "+1.2.3", "1.-2.3", "41", "1.2.9223372036854775808"] {
+            assert_eq!(Place::parse(&Cursor(bad.into())), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The database as a store: what it reads, and the claim. What it writes is in `commit.rs`.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sqlx::postgres::PgRow;
+
+use super::Postgres;
+use crate::{
+    backend::row,
+    deployment::Deployment,
+    error::{Error, Result},
+    store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
+    tenant::ShardId,
+};
+
+const CLAIM: &str = "
+    WITH drawn AS MATERIALIZED (SELECT nextval('tendon.counter') AS number)
+    INSERT INTO tendon.position (tenant, consumer, shard, cursor, revision, fence, incarnation, generation, epoch,
+        status, attempts, high_water, features, updated_at, owner)
+    SELECT $1, $2, $3, '', 0, number, number, 0, 0, 'running', 0, '', 0, 0, $4 FROM drawn
+    ON CONFLICT (tenant, consumer, shard) DO UPDATE SET fence = excluded.fence, owner = excluded.owner
+    RETURNING *";
+
+const GET: &str = "
+    SELECT wanted.place, state.value
+    FROM unnest($4::bytea[]) WITH ORDINALITY AS wanted (key, place) JOIN tendon.state ON state.key = wanted.key
+    WHERE state.tenant = $1 AND state.consumer = $2 AND state.part = $3";
+
+const SCAN: &str = "
+    SELECT key, value FROM tendon.state
+    WHERE tenant = $1 AND consumer = $2 AND part = $3 AND key >= $4 AND ($5::bytea IS NULL OR key > $5)
+        AND ($6::bytea IS NULL OR key < $6)
+    ORDER BY key LIMIT $7";
+
+const ACTIVE: &str = "
+    SELECT DISTINCT ON (tenant, consumer) * FROM tendon.deployment ORDER BY tenant, consumer, epoch DESC";
+
+#[async_trait]
+impl Store for Postgres {
+    async fn claim(&self, shard: &ShardId, owner: &Owner) -> Result<Position> {
+        self.may_write("claim a shard in")?;
+        self.0.failpoints.hit("postgres claim")?;
+        let claim = sqlx::query(CLAIM)
+            .bind(shard.consumer.tenant.0.as_str())
+            .bind(shard.consumer.name.as_str())
+            .bind(i64::from(shard.index))
+            .bind(&owner.0)
+            .try_map(|found: PgRow| row::position(&found));
+        let position = claim.fetch_one(&self.0.writers).await;
+        let position = position.map_err(|error| self.failed("claim a shard in", error))?;
+        self.0.failpoints.hit("postgres claim answer")?;
+        Ok(position)
+    }
+
+    async fn load(&self, shard: &ShardId) -> Result<Position> {
+        let found = sqlx::query("SELECT * FROM tendon.position WHERE tenant = $1 AND consumer = $2 AND shard = $3")
+            .bind(shard.consumer.tenant.0.as_str())
+            .bind(shard.consumer.name.as_str())
+            .bind(i64::from(shard.index))
+            .try_map(|found: PgRow| row::position(&found));
+        let found = found.fetch_optional(&self.0.readers).await.map_err(|error| self.failed("read", error))?;
+        found.ok_or_else(|| Error::not_found(format!("nobody ever ran shard {shard}")))
+    }
+
+    async fn get(&self, scope: &Scope, keys: &[Key]) -> Result<Vec<Option<Bytes>>> {
+        let wanted: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes().as_ref()).collect();
+        let rows = sqlx::query_as(GET)
+            .bind(scope.consumer.tenant.0.as_str())
+            .bind(scope.consumer.name.as_str())
+            .bind(scope.part.as_bytes().as_ref())
+            .bind(wanted);
+        let rows: Vec<(i64, Vec<u8>)> =
+            rows.fetch_all(&self.0.readers).await.map_err(|error| self.failed("read state from", error))?;
+        let mut values = vec![None; keys.len()];
+        for (place, value) in rows {
+            // Places count from 1.
+            let place = usize::try_from(place).ok().and_then(|place| values.get_mut(place.wrapping_sub(1)));
+            if let Some(found) = place {
+                *found = Some(value.into());
+            }
+        }
+        Ok(values)
+    }
+
+    async fn scan(&self, scope: &Scope, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(Key, Bytes)>> {
+        let rows = sqlx::query_as(SCAN)
+            .bind(scope.consumer.tenant.0.as_str())
+            .bind(scope.consumer.name.as_str())
+            .bind(scope.part.as_bytes().as_ref())
+            .bind(prefix.as_bytes())
+            .bind(after.map(str::as_bytes))
+            .bind(beyond(prefix))
+            .bind(i64::from(limit));
+        let rows: Vec<(Vec<u8>, Vec<u8>)> =
+            rows.fetch_all(&self.0.readers).await.map_err(|error| self.failed("read state from", error))?;
+        let entry = |(key, value): (Vec<u8>, Vec<u8>)| {
+            let key = Key::try_from(key).map_err(|error| Error::corrupt("a state key is not UTF-8").because(error))?;
+            Ok((key, value.into()))
+        };
+        rows.into_iter().map(entry).collect()
+    }
+
+    async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
+        self.write(commits).await
+    }
+
+    async fn positions(&self) -> Result<Vec<Position>> {
+        let sql = "SELECT * FROM tendon.position ORDER BY tenant, consumer, shard";
+        self.rows(sqlx::query(sql).try_map(|found: PgRow| row::position(&found)).fetch_all(&self.0.readers).await)
+    }
+
+    async fn deployments(&self) -> Result<Vec<Deployment>> {
+        self.rows(sqlx::query(ACTIVE).try_map(|found: PgRow| row::deployment(&found)).fetch_all(&self.0.readers).await)
+    }
+
+    async fn component(&self, digest: &Digest) -> Result<Bytes> {
+        let sql = "SELECT bytes FROM tendon.component WHERE digest = $1";
+        let bytes = sqlx::query_scalar(sql).bind(digest.0.as_slice()).fetch_optional(&self.0.readers).await;
+        let bytes: Option<Vec<u8>> = bytes.map_err(|error| self.failed("read a component from", error))?;
+        bytes.map(Bytes::from).ok_or_else(|| Error::not_found(format!("there is no component {digest}")))
+    }
+
+    async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {
+        let sql = "SELECT * FROM tendon.history WHERE tenant = $1 AND consumer = $2 AND shard = $3 ORDER BY revision";
+        let swaps = sqlx::query(sql)
+            .bind(shard.consumer.tenant.0.as_str())
+            .bind(shard.consumer.name.as_str())
+            .bind(i64::from(shard.index))
+            .try_map(|found: PgRow| row::swap(&found));
+        self.rows(swaps.fetch_all(&self.0.readers).await)
+    }
+}
+
+impl Postgres {
+    fn rows<T>(&self, rows: sqlx::Result<Vec<T>>) -> Result<Vec<T>> {
+        rows.map_err(|error| self.failed("read", error))
+    }
+}
+
+/// The first bytes after all that begin with a prefix; none where there is no end to them.
+fn beyond(prefix: &str) -> Option<Vec<u8>> {
+    let mut bytes = prefix.as_bytes().to_vec();
+    // UTF-8 has no byte of 255: there is always a next one.
+    let last = bytes.last_mut()?;
+    *last += 1;
+    Some(bytes)
+}
