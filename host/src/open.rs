@@ -29,8 +29,9 @@ impl Catalog {
     pub async fn read_only(config: Config) -> Result<Self> {
         let mut databases = BTreeMap::new();
         for (name, store) in &config.stores {
-            let StoreUrl::Sqlite(path) = &store.url;
-            if !path.exists() {
+            if let StoreUrl::Sqlite(path) = &store.url
+                && !path.exists()
+            {
                 return Err(Error::unavailable(format!("store `{name}` has no database yet at {}", path.display()))
                     .help("`tendon run` makes it, or `tendon dev` in a project's folder"));
             }
@@ -183,6 +184,8 @@ impl OpenStore {
     async fn open(config: &StoreConfig) -> Result<Self> {
         let lock = match &config.url {
             StoreUrl::Sqlite(path) => Some(HostLock::acquire(path, None)?),
+            // Hosts may share a server: each shard's fence says whose it is.
+            StoreUrl::Server(_) => None,
         };
         let database = database(config, false).await?;
         let committer = Committer::start(database.store());
@@ -191,10 +194,13 @@ impl OpenStore {
 }
 
 async fn database(config: &StoreConfig, read_only: bool) -> Result<Database> {
-    let StoreUrl::Sqlite(path) = &config.url;
+    let url = match &config.url {
+        StoreUrl::Sqlite(path) => format!("sqlite://{}", path.display()),
+        StoreUrl::Server(url) => url.0.to_string(),
+    };
     let durability = match config.durability {
         Durability::Full => backend::Durability::Full,
         Durability::Relaxed => backend::Durability::Relaxed,
     };
-    Database::open(&format!("sqlite://{}", path.display()), Options { durability, read_only }).await
+    Database::open(&url, Options { durability, read_only }).await
 }

@@ -160,3 +160,14 @@ fn postgres_folder() -> Option<PathBuf> {
     let (_, newest) = found.into_iter().filter(|(_, bin)| bin.join("initdb").exists()).max()?;
     Some(newest)
 }
+
+/// Copies a database to another server, as a dump that is restored.
+pub fn copy(from: &PostgresDatabase, to: &PostgresDatabase) {
+    let programs = postgres_folder().expect("PostgreSQL is not installed");
+    let mut dump = Command::new(programs.join("pg_dump"));
+    let mut dump = dump.arg(from.url()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut restore = Command::new(programs.join("psql"));
+    restore.args(["--quiet", "--set", "ON_ERROR_STOP=1"]).arg(to.url()).stdin(dump.stdout.take().unwrap());
+    run(restore.stdout(Stdio::null()));
+    assert!(dump.wait().unwrap().success());
+}

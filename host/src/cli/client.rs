@@ -1,6 +1,10 @@
 //! The way to the API: over HTTP to the host that runs, or in this process over databases opened for reading.
 
-use std::io::{BufRead as _, BufReader};
+use std::{
+    io::{BufRead as _, BufReader},
+    net::TcpStream,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -20,6 +24,9 @@ use crate::{
     host::Catalog,
     server::{Api, routes},
 };
+
+/// How long a host on this machine may take to answer a call.
+const LISTENS_MAX: Duration = Duration::from_millis(500);
 
 /// Names and values of a query.
 pub(super) type Query = Vec<(&'static str, String)>;
@@ -112,11 +119,14 @@ impl Client {
     }
 }
 
-/// The API of the host that holds one of the config's databases.
+/// The API of the host that holds one of the config's databases. Nobody holds one on a server alone: there it is whoever
+/// listens where the config says.
 fn running(config: &Config) -> Option<String> {
-    let api = |store: &crate::config::resolved::Store| {
-        let StoreUrl::Sqlite(path) = &store.url;
-        holder(path)?.api
+    let listen = config.host.listen;
+    let api = |store: &crate::config::resolved::Store| match &store.url {
+        StoreUrl::Sqlite(path) => holder(path)?.api,
+        StoreUrl::Server(_) if listen.port() == 0 => None,
+        StoreUrl::Server(_) => TcpStream::connect_timeout(&listen, LISTENS_MAX).ok().map(|_| listen),
     };
     config.stores.values().find_map(api).map(|api| format!("http://{api}"))
 }

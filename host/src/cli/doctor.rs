@@ -1,6 +1,11 @@
 //! `tendon doctor`: what a host and an author need, and how to get it.
 
-use std::{fs::OpenOptions, net::TcpListener, path::Path};
+use std::{
+    fs::OpenOptions,
+    net::{TcpListener, TcpStream, ToSocketAddrs as _},
+    path::Path,
+    time::Duration,
+};
 
 use serde::Serialize;
 use tokio::process::Command;
@@ -8,7 +13,10 @@ use tokio::process::Command;
 use super::{Ctx, build, output::Format, problem::Exit};
 use crate::{
     backend::sqlite,
-    config::{Components, Config, Problem, resolved::StoreUrl},
+    config::{
+        Components, Config, Problem,
+        resolved::{ServerUrl, Store, StoreUrl},
+    },
     error::{Error, Result},
     tenant::Name,
 };
@@ -17,6 +25,8 @@ use crate::{
 const MAPS_PER_INSTANCE: u64 = 4;
 /// Below this a host with many consumers may run out of mappings.
 const MAPS_MIN: u64 = 65_530;
+/// How long a database's server may take to answer a call.
+const SERVER_ANSWERS_MAX: Duration = Duration::from_secs(3);
 /// Below this a host with many stores and connections may run out of files.
 const FILES_MIN: u64 = 4_096;
 
@@ -120,11 +130,34 @@ fn config(ctx: &Ctx) -> Vec<Check> {
     };
     let mut checks = vec![Check::ok("config", file.display().to_string())];
     for (name, store) in &config.stores {
-        let StoreUrl::Sqlite(file) = &store.url;
-        checks.push(store_file(name, file));
+        checks.push(store_check(name, store));
     }
     checks.push(port(&config));
     checks
+}
+
+/// Whether a store can be had.
+fn store_check(name: &Name, store: &Store) -> Check {
+    match &store.url {
+        StoreUrl::Sqlite(file) => store_file(name, file),
+        StoreUrl::Server(url) => store_server(name, url),
+    }
+}
+
+/// Whether anybody listens where a store's server should be.
+fn store_server(name: &Name, url: &ServerUrl) -> Check {
+    let (check, address) = (format!("store {name}"), url.address());
+    let reached = address.to_socket_addrs().and_then(|mut found| {
+        let nobody = || std::io::Error::other("the name has no address");
+        TcpStream::connect_timeout(&found.next().ok_or_else(nobody)?, SERVER_ANSWERS_MAX)
+    });
+    match reached {
+        Ok(_) => Check::ok(check, format!("{address} answers")),
+        Err(error) => {
+            let fix = format!("start the server, or name another one in store.{name}.url");
+            Check::fail(check, format!("{address} cannot be reached: {error}"), fix)
+        }
+    }
 }
 
 /// Whether a store's file, or its folder, can be written to.
@@ -153,9 +186,9 @@ fn store_file(name: &Name, file: &Path) -> Check {
     }
 }
 
-/// Refuses a store whose file, or whose folder, cannot be written to.
-pub(super) fn can_be_opened(name: &Name, file: &Path) -> Result<()> {
-    match store_file(name, file) {
+/// Refuses a store whose file, or whose folder, cannot be written to, or whose server cannot be reached.
+pub(super) fn can_be_opened(name: &Name, store: &Store) -> Result<()> {
+    match store_check(name, store) {
         Check { status: Status::Fail, check, found, fix } => {
             Err(Error::unavailable(format!("{check}: {found}")).help(fix.unwrap_or_default()))
         }

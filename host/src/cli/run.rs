@@ -69,9 +69,9 @@ async fn check(config: &Config) -> Result<()> {
     }
     let mut there = config.clone();
     for (name, store) in &config.stores {
-        let StoreUrl::Sqlite(path) = &store.url;
-        doctor::can_be_opened(name, path)?;
-        if !path.exists() {
+        doctor::can_be_opened(name, store)?;
+        // Nor has a database on a server, at first, anything that could be read.
+        if !matches!(&store.url, StoreUrl::Sqlite(path) if path.exists()) {
             there.stores.remove(name);
         }
     }

@@ -6,12 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use url::Url;
+
 use super::{
     Components,
     authored::{self, Named},
     places::{Places, below, did_you_mean},
     problem::Code,
-    resolved::{Config, Host, LISTEN, Store, StoreUrl, Stream},
+    resolved::{Config, Host, LISTEN, ServerUrl, Store, StoreUrl, Stream},
 };
 use crate::tenant::{Name, StreamId, TenantId};
 
@@ -88,12 +90,23 @@ impl Resolver<'_, '_> {
                 self.places.at_value(Code::BadValue, &path, message, suggestion);
             }
             Some(("sqlite", file)) => return Some(StoreUrl::Sqlite(self.path(file))),
-            Some((scheme @ ("mysql" | "postgres" | "postgresql" | "memory"), _)) => {
+            Some(("postgres" | "postgresql", _)) => match Url::parse(text) {
+                Ok(url) if url.has_host() && url.path().len() > 1 => return Some(StoreUrl::Server(ServerUrl(url))),
+                _ => {
+                    // Not the text itself: it may hold a password.
+                    let message = "`url` is not the URL of a database on a server".to_owned();
+                    let suggestion = Some("write it as `url = \"postgres://user:password@host:5432/database\"`".into());
+                    self.places.at_value(Code::BadValue, &path, message, suggestion);
+                }
+            },
+            Some((scheme @ ("mysql" | "memory"), _)) => {
                 let message = format!("`url` is {text:?}: this version has no {scheme} store");
                 self.places.at_value(Code::Unsupported, &path, message, suggestion);
             }
             _ => {
-                let message = format!("`url` is {text:?}, expected sqlite:// and the path of a file");
+                let message = format!(
+                    "`url` is {text:?}, expected sqlite:// and the path of a file, or postgres:// and a server"
+                );
                 self.places.at_value(Code::BadValue, &path, message, suggestion);
             }
         }

@@ -2,9 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
+
+use url::Url;
 
 pub use super::authored::Durability;
 use super::start::Start;
@@ -63,6 +66,37 @@ pub struct Store {
 pub enum StoreUrl {
     /// A file, absolute.
     Sqlite(PathBuf),
+    /// A database on a server.
+    Server(ServerUrl),
+}
+
+/// The URL of a database on a server. It may hold a password, so it is never shown whole.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServerUrl(pub Url);
+
+impl ServerUrl {
+    /// Host and port, as a connection is made to them.
+    pub fn address(&self) -> String {
+        let port = self.0.port().unwrap_or(if self.0.scheme().starts_with("postgres") { 5432 } else { 3306 });
+        format!("{}:{port}", self.0.host_str().unwrap_or("localhost"))
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.clone();
+        if shown.password().is_some() {
+            // Only a URL without a host refuses a password, and that has none.
+            let _ = shown.set_password(Some("***"));
+        }
+        shown.fmt(f)
+    }
+}
+
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// A stream.

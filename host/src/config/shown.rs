@@ -3,7 +3,8 @@
 use super::{authored, resolved, units::show_duration, units::show_size};
 use crate::tenant::Name;
 
-/// The config as a file that says everything. Reading it again gives an equal config.
+/// The config as a file that says everything. Reading it again gives an equal config, but for passwords, which are
+/// not shown.
 pub fn shown(config: &resolved::Config) -> authored::Root {
     let stores = config.stores.iter().map(|(name, store)| (name.to_string(), show_store(store)));
     let streams = config.streams.iter().map(|(name, stream)| (name.to_string(), show_stream(stream)));
@@ -23,8 +24,11 @@ pub fn to_toml(config: &resolved::Config) -> crate::error::Result<String> {
 }
 
 fn show_store(store: &resolved::Store) -> authored::Store {
-    let resolved::StoreUrl::Sqlite(file) = &store.url;
-    authored::Store { url: Some(format!("sqlite://{}", file.display())), durability: Some(store.durability) }
+    let url = match &store.url {
+        resolved::StoreUrl::Sqlite(file) => format!("sqlite://{}", file.display()),
+        resolved::StoreUrl::Server(url) => url.to_string(),
+    };
+    authored::Store { url: Some(url), durability: Some(store.durability) }
 }
 
 fn show_stream(stream: &resolved::Stream) -> authored::Stream {

@@ -185,13 +185,18 @@ fn a_missing_component_is_a_problem_only_where_it_must_be_there() {
 }
 
 #[test]
-fn only_a_sqlite_file_is_a_store() {
-    for url in ["postgres://x", "memory://"] {
+fn a_store_is_a_sqlite_file_or_a_database_on_a_server() {
+    for url in ["mysql://x/y", "memory://"] {
         assert_eq!(only(&format!("[store.main]\nurl = {url:?}")).code, "config.unsupported");
     }
-    for url in ["", "tendon.db", "sqlite://", "sqlite://a?mode=ro"] {
+    for url in ["", "tendon.db", "sqlite://", "sqlite://a?mode=ro", "postgres://x", "postgres:///x", "postgres://"] {
         assert_eq!(only(&format!("[store.main]\nurl = {url:?}")).code, "config.bad-value");
     }
+    let config = parsed("[store.main]\nurl = \"postgres://me:secret@db.example/orders\"").unwrap();
+    let store = config.stores.values().next().unwrap();
+    let resolved::StoreUrl::Server(url) = &store.url else { panic!("{:?}", store.url) };
+    assert_eq!((url.address(), url.0.password()), ("db.example:5432".to_owned(), Some("secret")));
+    assert!(!format!("{config:?}{}", shown::to_toml(&config).unwrap()).contains("secret"));
 }
 
 #[test]
