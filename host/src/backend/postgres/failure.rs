@@ -57,9 +57,10 @@ pub(super) fn postgres(name: &str, doing: &str, error: sqlx::Error) -> Error {
         },
     };
     // sqlx says a database's sentence twice, once as its own.
-    let cause: Box<dyn std::error::Error + Send + Sync> = match error.as_database_error() {
-        Some(error) => error.message().to_owned().into(),
-        None => error.into(),
+    let cause: Box<dyn std::error::Error + Send + Sync> = match error {
+        sqlx::Error::Database(error) => error.message().to_owned().into(),
+        sqlx::Error::Io(error) => error.into(),
+        error => error.into(),
     };
     let context = Error::new(kind, format!("{doing} database {name}: {what}")).because(cause);
     match help {
