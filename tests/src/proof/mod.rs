@@ -3,8 +3,10 @@
 mod idle;
 mod logic;
 mod reload;
+mod replay;
 pub mod report;
-pub mod spine;
+mod spine;
+mod sql;
 mod sweep;
 
 use anyhow::Result;
@@ -12,8 +14,10 @@ use anyhow::Result;
 use report::Report;
 
 /// The proofs, and what each shows.
-pub const LIST: [(&str, &str); 1] =
-    [("spine", "exactly once at the speed of the stream: costs per event, crash sweep, reloads")];
+pub const LIST: [(&str, &str); 2] = [
+    ("spine", "exactly once at the speed of the stream: costs per event, crash sweep, reloads"),
+    ("sql", "databases on servers: costs per event, merged commits, latency"),
+];
 
 /// How much is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,9 @@ pub enum Scale {
 /// one that runs `only` what contains a text is not.
 pub fn run(name: &str, scale: Scale, only: Option<&str>) -> Result<bool> {
     let mut report = Report::new(name, scale, only);
-    spine::prove(&mut report)?;
+    match name {
+        "sql" => sql::prove(&mut report)?,
+        _ => spine::prove(&mut report)?,
+    }
     report.finish()
 }
