@@ -140,15 +140,24 @@ async fn what_is_not_committed_is_after_the_head() {
         return;
     }
     let place = PostgresPlace::fresh().await;
-    let (_database, source) = filled(&place, "in", 1).await;
+    let (database, source) = filled(&place, "in", 1).await;
     let mut other = place.0.connect().await;
     let mut open = other.begin().await.unwrap();
     sqlx::query(INSERT).bind(b"late".as_slice()).execute(&mut *open).await.unwrap();
-    commit(&*_database.store(), append(vec![emit(&stream("in"), 9)])).await.unwrap();
+    commit(&*database.store(), append(vec![emit(&stream("in"), 9)])).await.unwrap();
     let head = source.head().await.unwrap();
     assert_eq!(read(&*source, &Cursor::START).await.len(), 1, "nothing is read beyond an open transaction");
     assert_eq!(source.lag(&head, 100).await.unwrap().events, 1, "what waits is lag");
+    let Database::Postgres(postgres) = &database else { panic!("another database") };
+    let held = postgres.source(&stream("in")).await.unwrap();
+    let why = held.held_up_by(&head).await.unwrap().unwrap();
+    assert!(
+        why.contains("session ") && why.contains("idle in transaction") && why.contains("pg_terminate_backend"),
+        "{why}"
+    );
     open.commit().await.unwrap();
+    let all = source.stream(head.clone(), Until::Head).await.unwrap().next().await.unwrap().unwrap();
+    assert_eq!(held.held_up_by(all.end()).await.unwrap(), None);
     let texts: Vec<String> = read(&*source, &head).await.iter().map(|event| event.foreign_id.to_string()).collect();
     assert_eq!(texts, ["late", "key-9"]);
 }

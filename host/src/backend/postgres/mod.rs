@@ -3,6 +3,7 @@
 mod chunk;
 mod commit;
 mod failure;
+mod held;
 mod migrate;
 mod source;
 mod statement;
@@ -34,6 +35,8 @@ pub use self::{commit::FAILPOINTS, migrate::SCHEMA_VERSION, source::PostgresSour
 const READERS_MAX: u32 = 8;
 /// Connections that claim and commit: one is the committer's.
 const WRITERS_MAX: u32 = 4;
+/// Prepared statements that a connection keeps: three for each stream, and some twenty.
+const STATEMENTS_MAX: usize = 512;
 /// How long anybody waits for a connection before that is an error.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A session that was cut off in a transaction holds up no takeover for longer than this.
@@ -107,7 +110,8 @@ impl Postgres {
         open.commit().await.map_err(failed)
     }
 
-    pub(super) async fn source(&self, stream: &StreamId) -> Result<PostgresSource> {
+    /// A stream as a source; `NotFound` where nobody made it.
+    pub async fn source(&self, stream: &StreamId) -> Result<PostgresSource> {
         let table = self.table(stream).await?;
         let table = table.ok_or_else(|| Error::not_found(format!("there is no stream {stream}")))?;
         Ok(PostgresSource::new(self.clone(), table))
@@ -174,7 +178,9 @@ fn connect_options(url: &str, options: Options) -> Result<PgConnectOptions> {
         Durability::Relaxed => "off",
     };
     let read_only = if options.read_only { "on" } else { "off" };
-    Ok(connect.application_name("tendon").disable_statement_logging().options([
+    let connect =
+        connect.application_name("tendon").statement_cache_capacity(STATEMENTS_MAX).disable_statement_logging();
+    Ok(connect.options([
         ("synchronous_commit", synchronous),
         ("default_transaction_read_only", read_only),
         // A statement sees what was committed when it began; a longer view would hold a reader at an old horizon.

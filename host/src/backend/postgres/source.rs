@@ -9,7 +9,7 @@ use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::stream;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{Postgres, chunk, table::Table};
 use crate::{
@@ -23,6 +23,9 @@ use crate::{
 const SHORTEST: Duration = Duration::from_millis(2);
 /// The wait when nothing has come for a while.
 const LONGEST: Duration = Duration::from_millis(50);
+
+/// How long a reader waits at the head before it asks whether it is held up, and how often.
+const HELD_UP_MIN: Duration = Duration::from_secs(10);
 
 /// One stream.
 pub struct PostgresSource {
@@ -68,6 +71,11 @@ impl Place {
 impl PostgresSource {
     pub(super) fn new(postgres: Postgres, table: Arc<Table>) -> Self {
         Self { postgres, table }
+    }
+
+    /// Why nothing is read after a cursor although there are events: which open transaction holds them up.
+    pub async fn held_up_by(&self, after: &Cursor) -> Result<Option<String>> {
+        self.postgres.held_up_by(&self.table, Place::of(after, &self.table.stream)?).await
     }
 }
 
@@ -125,7 +133,7 @@ struct Reading {
 
 impl Reading {
     async fn next(&mut self) -> Result<Option<Chunk>> {
-        let mut wait = SHORTEST;
+        let (mut wait, mut asked) = (SHORTEST, Instant::now());
         loop {
             // Marked before the look, so that an event that comes in between ends the wait.
             self.appended.mark_unchanged();
@@ -136,11 +144,22 @@ impl Reading {
             if self.until == Until::Head {
                 return Ok(None);
             }
+            if asked.elapsed() > HELD_UP_MIN {
+                asked = Instant::now();
+                self.tell_who_holds_it_up().await;
+            }
             // What this process appended may wait for another transaction, and other processes tell nobody.
             tokio::select! {
                 _ = self.appended.changed() => wait = SHORTEST,
                 () = tokio::time::sleep(wait) => wait = LONGEST.min(wait * 2),
             }
+        }
+    }
+
+    async fn tell_who_holds_it_up(&self) {
+        // It is only told; what fails here fails the next reading, too.
+        if let Ok(Some(why)) = self.postgres.held_up_by(&self.table, self.after).await {
+            tracing::warn!(stream = %self.table.stream, "the stream is held up: {why}");
         }
     }
 
