@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tendon::{
-    backend::{Database, Options},
+    backend::{CHUNK_EVENTS_MAX, Database, Options},
     event::{Cursor, Event},
     source::Source,
     store::Commit,
@@ -13,7 +13,8 @@ use tendon_tests::place::{append, emit, stream};
 use tokio::time::timeout;
 
 /// Twice as many chunks as a ring holds.
-const EVENTS: u64 = 2 * 256 * RING_CHUNKS_MAX as u64;
+const EVENTS: u64 = 2 * CHUNK * RING_CHUNKS_MAX as u64;
+const CHUNK: u64 = CHUNK_EVENTS_MAX as u64;
 
 async fn filled() -> (Database, std::sync::Arc<dyn Source>) {
     let database = Database::open("memory:", Options::default()).await.unwrap();
@@ -40,7 +41,7 @@ async fn read(subscription: &mut Subscription, from: u64, events: u64) {
 async fn everybody_sees_every_event_in_order_wherever_they_begin() {
     let (_database, source) = filled().await;
     let tailer = Tailer::start(source);
-    for start in [0, 1, 255, 256, 20_000, EVENTS - 1] {
+    for start in [0, 1, CHUNK - 1, CHUNK, 20_000, EVENTS - 1] {
         let cursor = if start == 0 { Cursor::START } else { Cursor(start.to_string().into()) };
         read(&mut tailer.subscribe(cursor), start, EVENTS - start).await;
     }
@@ -54,10 +55,10 @@ async fn who_is_slow_with_a_chunk_keeps_nobody_from_reading() {
     // The ring is at the head now: these read alone, and then do not come back for more.
     let mut slow: Vec<Subscription> = (0..2 * LONE_READERS_MAX).map(|_| tailer.subscribe(Cursor::START)).collect();
     for subscription in &mut slow {
-        read(subscription, 0, 256).await;
+        read(subscription, 0, CHUNK).await;
     }
     read(&mut tailer.subscribe(Cursor::START), 0, EVENTS).await;
     for subscription in &mut slow {
-        read(subscription, 256, EVENTS - 256).await;
+        read(subscription, CHUNK, EVENTS - CHUNK).await;
     }
 }
