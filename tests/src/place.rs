@@ -15,7 +15,7 @@ use tendon::{
     tenant::{ConsumerId, Name, ShardId, StreamId, TenantId},
 };
 
-use crate::servers::{PostgresDatabase, has_postgres};
+use crate::servers::{MariadbDatabase, PostgresDatabase, has_mariadb, has_postgres};
 
 /// A place for one database, gone when it is dropped.
 pub trait Place: Send + Sync + Sized {
@@ -86,6 +86,25 @@ impl Place for PostgresPlace {
 
     fn is_here() -> bool {
         has_postgres()
+    }
+}
+
+/// A MariaDB database on a real server.
+pub struct MysqlPlace(pub MariadbDatabase);
+
+impl Place for MysqlPlace {
+    async fn fresh() -> Self {
+        Self(MariadbDatabase::fresh().await)
+    }
+
+    async fn open(&self) -> Database {
+        let database = Database::open(&self.0.url(), Options::default()).await.unwrap();
+        database.failpoints().disarm();
+        database
+    }
+
+    fn is_here() -> bool {
+        has_mariadb()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The suites, run on every backend. A new backend is one line in the table, a new property one line in the list.
 
-use tendon_tests::place::{MemoryPlace, Place as _, PostgresPlace, SqlitePlace};
+use tendon_tests::place::{MemoryPlace, MysqlPlace, Place as _, PostgresPlace, SqlitePlace};
 
 macro_rules! conformance {
     ($($backend:ident: $place:ty;)+ => $properties:tt) => {
@@ -23,6 +23,7 @@ macro_rules! conformance {
 conformance! {
     memory: MemoryPlace;
     sqlite: SqlitePlace;
+    mysql: MysqlPlace;
     postgres: PostgresPlace;
     => {
         source_suite::events_come_in_their_order_without_gaps;

@@ -4,7 +4,7 @@
 use serde_json::json;
 use tendon_tests::{
     project::{Project, wait},
-    servers::{PostgresDatabase, has_postgres},
+    servers::{MariadbDatabase, PostgresDatabase, has_mariadb, has_postgres},
 };
 
 fn config(url: &str) -> String {
@@ -18,11 +18,22 @@ fn config(url: &str) -> String {
 
 #[tokio::test]
 async fn a_host_on_postgres_is_killed_and_goes_on_with_each_event_once() {
-    if !has_postgres() {
-        return;
+    if has_postgres() {
+        let database = PostgresDatabase::fresh().await;
+        kill_and_go_on(&database.url());
     }
-    let database = PostgresDatabase::fresh().await;
-    let project = Project::new(&config(&database.url()));
+}
+
+#[tokio::test]
+async fn a_host_on_mariadb_is_killed_and_goes_on_with_each_event_once() {
+    if has_mariadb() {
+        let database = MariadbDatabase::fresh().await;
+        kill_and_go_on(&database.url());
+    }
+}
+
+fn kill_and_go_on(url: &str) {
+    let project = Project::new(&config(url));
     let nobody = project.run(&["consumer", "list"]);
     assert_eq!(nobody.status.code(), Some(3), "{}", String::from_utf8_lossy(&nobody.stderr));
     for round in 1..=3_u32 {

@@ -4,6 +4,7 @@
 pub mod failpoint;
 mod item;
 pub mod memory;
+pub mod mysql;
 pub mod postgres;
 mod row;
 pub mod sqlite;
@@ -22,7 +23,7 @@ use crate::{
 };
 
 pub use self::failpoint::Failpoints;
-use self::{memory::Memory, postgres::Postgres, sqlite::Sqlite};
+use self::{memory::Memory, mysql::Mysql, postgres::Postgres, sqlite::Sqlite};
 
 /// Events that one chunk holds at the most.
 pub const CHUNK_EVENTS_MAX: usize = 1024;
@@ -55,20 +56,24 @@ pub enum Database {
     Memory(Memory),
     /// A SQLite file.
     Sqlite(Sqlite),
+    /// A MySQL or MariaDB database.
+    Mysql(Mysql),
     /// A PostgreSQL database.
     Postgres(Postgres),
 }
 
 impl Database {
-    /// Opens the database of a URL, and brings its schema to this version: `memory:`, `sqlite://path/to.db` or
-    /// `postgres://user:password@host:port/database`.
+    /// Opens the database of a URL, and brings its schema to this version: `memory:`, `sqlite://path/to.db`,
+    /// `mysql://user:password@host:port/database` (or `mariadb://…`) or `postgres://user:password@host:port/database`.
     pub async fn open(url: &str, options: Options) -> Result<Self> {
         match url.split_once("://") {
             None if url == "memory:" => Ok(Self::Memory(Memory::default())),
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(Sqlite::open(path.as_ref(), options).await?)),
+            Some(("mysql" | "mariadb", _)) => Ok(Self::Mysql(Mysql::open(url, options).await?)),
             Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(Postgres::open(url, options).await?)),
             _ => Err(Error::invalid(format!("`{url}` is not the URL of a database")).help(
-                "the databases known here are `memory:`, `sqlite://path/to.db` and `postgres://user@host/database`",
+                "the databases known here are `memory:`, `sqlite://path/to.db`, `mysql://user@host/database` and \
+                `postgres://user@host/database`",
             )),
         }
     }
@@ -78,6 +83,7 @@ impl Database {
         match self {
             Self::Memory(memory) => Arc::new(memory.clone()),
             Self::Sqlite(sqlite) => Arc::new(sqlite.clone()),
+            Self::Mysql(mysql) => Arc::new(mysql.clone()),
             Self::Postgres(postgres) => Arc::new(postgres.clone()),
         }
     }
@@ -87,6 +93,7 @@ impl Database {
         match self {
             Self::Memory(memory) => memory.create_stream(stream).await,
             Self::Sqlite(sqlite) => sqlite.create_stream(stream).await,
+            Self::Mysql(mysql) => mysql.create_stream(stream).await,
             Self::Postgres(postgres) => postgres.create_stream(stream).await,
         }
     }
@@ -96,6 +103,7 @@ impl Database {
         match self {
             Self::Memory(memory) => Ok(Arc::new(memory.source(stream).await?)),
             Self::Sqlite(sqlite) => Ok(Arc::new(sqlite.source(stream).await?)),
+            Self::Mysql(mysql) => Ok(Arc::new(mysql.source(stream).await?)),
             Self::Postgres(postgres) => Ok(Arc::new(postgres.source(stream).await?)),
         }
     }
@@ -105,6 +113,7 @@ impl Database {
         match self {
             Self::Memory(memory) => memory.streams().await,
             Self::Sqlite(sqlite) => sqlite.streams().await,
+            Self::Mysql(mysql) => mysql.streams().await,
             Self::Postgres(postgres) => postgres.streams().await,
         }
     }
@@ -114,6 +123,7 @@ impl Database {
         match self {
             Self::Memory(memory) => memory.failpoints(),
             Self::Sqlite(sqlite) => sqlite.failpoints(),
+            Self::Mysql(mysql) => mysql.failpoints(),
             Self::Postgres(postgres) => postgres.failpoints(),
         }
     }
@@ -123,6 +133,7 @@ impl Database {
         match self {
             Self::Memory(_) => {}
             Self::Sqlite(sqlite) => sqlite.close().await,
+            Self::Mysql(mysql) => mysql.close().await,
             Self::Postgres(postgres) => postgres.close().await,
         }
     }
@@ -235,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_unknown_url_is_refused_with_those_that_are_known() {
-        for url in ["", "sqlite://", "sqlite:x.db", "mysql://x", "memory"] {
+        for url in ["", "sqlite://", "sqlite:x.db", "mssql://x/y", "memory"] {
             let Err(error) = Database::open(url, Options::default()).await else { panic!("{url} was taken") };
             assert_eq!(error.kind(), crate::error::Kind::Invalid);
             assert!(error.way_out().unwrap().contains("sqlite://path/to.db"));

@@ -51,7 +51,7 @@ pub enum Durability {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Store {
-    /// Where: sqlite:// and a path, relative to this file, or postgres://user:password@host:port/database. Required.
+    /// Where: sqlite:// and a path, relative to this file, or postgres:// or mysql://user:password@host:port/database. Required.
     #[schemars(example = &"sqlite://tendon.db")]
     pub url: Option<String>,
     /// When a commit counts as done. Default full.

@@ -90,22 +90,22 @@ impl Resolver<'_, '_> {
                 self.places.at_value(Code::BadValue, &path, message, suggestion);
             }
             Some(("sqlite", file)) => return Some(StoreUrl::Sqlite(self.path(file))),
-            Some(("postgres" | "postgresql", _)) => match Url::parse(text) {
+            Some((scheme @ ("postgres" | "postgresql" | "mysql" | "mariadb"), _)) => match Url::parse(text) {
                 Ok(url) if url.has_host() && url.path().len() > 1 => return Some(StoreUrl::Server(ServerUrl(url))),
                 _ => {
                     // Not the text itself: it may hold a password.
                     let message = "`url` is not the URL of a database on a server".to_owned();
-                    let suggestion = Some("write it as `url = \"postgres://user:password@host:5432/database\"`".into());
+                    let suggestion = Some(format!("write it as `url = \"{scheme}://user:password@host/database\"`"));
                     self.places.at_value(Code::BadValue, &path, message, suggestion);
                 }
             },
-            Some((scheme @ ("mysql" | "memory"), _)) => {
+            Some((scheme @ "memory", _)) => {
                 let message = format!("`url` is {text:?}: this version has no {scheme} store");
                 self.places.at_value(Code::Unsupported, &path, message, suggestion);
             }
             _ => {
                 let message = format!(
-                    "`url` is {text:?}, expected sqlite:// and the path of a file, or postgres:// and a server"
+                    "`url` is {text:?}, expected sqlite:// and the path of a file, or postgres:// or mysql:// and a server"
                 );
                 self.places.at_value(Code::BadValue, &path, message, suggestion);
             }

@@ -186,10 +186,8 @@ fn a_missing_component_is_a_problem_only_where_it_must_be_there() {
 
 #[test]
 fn a_store_is_a_sqlite_file_or_a_database_on_a_server() {
-    for url in ["mysql://x/y", "memory://"] {
-        assert_eq!(only(&format!("[store.main]\nurl = {url:?}")).code, "config.unsupported");
-    }
-    for url in ["", "tendon.db", "sqlite://", "sqlite://a?mode=ro", "postgres://x", "postgres:///x", "postgres://"] {
+    assert_eq!(only("[store.main]\nurl = \"memory://\"").code, "config.unsupported");
+    for url in ["", "tendon.db", "sqlite://", "sqlite://a?mode=ro", "postgres://x", "postgres:///x", "mysql://"] {
         assert_eq!(only(&format!("[store.main]\nurl = {url:?}")).code, "config.bad-value");
     }
     let config = parsed("[store.main]\nurl = \"postgres://me:secret@db.example/orders\"").unwrap();

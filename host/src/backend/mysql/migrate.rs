@@ -1,0 +1,71 @@
+//! The schema's version, and the numbered steps from one to the next.
+
+use sqlx::{AssertSqlSafe, MySqlConnection};
+
+use super::failure;
+use crate::error::{Error, Result};
+
+/// Step n leads from version n to n + 1. DDL is not transactional here: a step can be made again after its half.
+const STEPS: [&str; 1] = [include_str!("schema.sql")];
+
+/// The version that this code reads and writes.
+pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;
+
+/// One host at a time migrates: the lock ends with the session. Its name is known to the whole server, and is short.
+const LOCK: &str = "SELECT GET_LOCK(CONCAT('tendon ', MD5(DATABASE())), 60)";
+
+const VERSION_TABLE: &str = "
+    CREATE TABLE IF NOT EXISTS tendon_schema_version (id TINYINT PRIMARY KEY, version BIGINT NOT NULL) ENGINE=InnoDB";
+
+/// MariaDB's and MySQL's number of `there is no such table`.
+const NO_TABLE: u16 = 1146;
+
+/// Brings a database to this version; a second time changes nothing. The session is to end then, and with it the lock.
+pub(super) async fn migrate(connection: &mut MySqlConnection, name: &str, read_only: bool) -> Result<()> {
+    let failed = |error| failure::mysql(name, "migrate", error);
+    let found = version(connection).await.map_err(failed)?;
+    check(found, name)?;
+    if found == SCHEMA_VERSION {
+        return Ok(());
+    }
+    if read_only {
+        return Err(Error::unavailable(format!(
+            "database {name} has schema version {found}, this tendon reads {SCHEMA_VERSION}, and it may not write"
+        ))
+        .help("start a host on it once: that brings it to this version"));
+    }
+    let locked: Option<i64> = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await.map_err(failed)?;
+    if locked != Some(1) {
+        return Err(Error::unavailable(format!("migrate database {name}: another host has been at it for a minute"))
+            .help("wait for it; if none is, end the session that holds the lock whose name begins with `tendon`"));
+    }
+    // Another host may have been here while this one waited for the lock.
+    let found = version(connection).await.map_err(failed)?;
+    check(found, name)?;
+    sqlx::raw_sql(VERSION_TABLE).execute(&mut *connection).await.map_err(failed)?;
+    for (step, to) in STEPS.iter().zip(1..).skip(usize::try_from(found).unwrap_or(usize::MAX)) {
+        sqlx::raw_sql(*step).execute(&mut *connection).await.map_err(failed)?;
+        let stamp = format!("REPLACE INTO tendon_schema_version (id, version) VALUES (1, {to})");
+        sqlx::raw_sql(AssertSqlSafe(stamp)).execute(&mut *connection).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn check(found: i64, name: &str) -> Result<()> {
+    if found > SCHEMA_VERSION {
+        return Err(Error::unavailable(format!(
+            "database {name} has schema version {found}, this tendon knows versions up to {SCHEMA_VERSION}"
+        ))
+        .help("a newer tendon has written it: use that one"));
+    }
+    Ok(())
+}
+
+/// The version of a database; 0 where there is nothing of ours.
+async fn version(connection: &mut MySqlConnection) -> sqlx::Result<i64> {
+    let version = sqlx::query_scalar("SELECT MAX(version) FROM tendon_schema_version").fetch_one(connection).await;
+    match version {
+        Err(error) if failure::number(&error) == Some(NO_TABLE) => Ok(0),
+        version => Ok(Option::<i64>::unwrap_or_default(version?)),
+    }
+}

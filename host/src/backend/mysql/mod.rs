@@ -1,0 +1,161 @@
+//! MySQL and MariaDB: for teams that run one already, and for more than one host. A pool reads, another one commits.
+//!
+//! What is said of it here was tried with MariaDB 10.11. There are no schemas inside a database, so all tables have
+//! names that begin with `tendon_`.
+
+mod chunk;
+mod commit;
+mod connect;
+mod failure;
+mod migrate;
+mod position;
+mod source;
+mod store;
+mod table;
+mod text;
+mod transaction;
+mod write;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, MySqlPool};
+
+use super::{Failpoints, Options, row};
+use crate::{
+    error::{Error, Result},
+    tenant::StreamId,
+};
+
+use self::table::Table;
+pub use self::{commit::FAILPOINTS, migrate::SCHEMA_VERSION, source::MysqlSource};
+
+/// Connections that read streams and state.
+const READERS_MAX: u32 = 8;
+/// Connections that claim and commit: one is the committer's.
+const WRITERS_MAX: u32 = 4;
+
+/// A MySQL or MariaDB database. Clones are the same one.
+#[derive(Clone)]
+pub struct Mysql(Arc<Inner>);
+
+struct Inner {
+    /// As errors name it: the url without its password.
+    name: String,
+    read_only: bool,
+    /// The biggest packet that the server takes.
+    packet_bytes_max: usize,
+    readers: MySqlPool,
+    writers: MySqlPool,
+    /// The streams that were named so far.
+    tables: Mutex<HashMap<StreamId, Arc<Table>>>,
+    failpoints: Failpoints,
+}
+
+impl Mysql {
+    pub(super) async fn open(url: &str, Options { read_only, .. }: Options) -> Result<Self> {
+        let (connect, name) = connect::options(url)?;
+        let failed = |error| failure::mysql(&name, "open", error);
+        let mut first = connect.connect().await.map_err(failed)?;
+        connect::begin_session(&mut first, read_only).await.map_err(failed)?;
+        connect::refuse_old(&mut first, &name).await?;
+        if !read_only {
+            connect::refuse_read_only(&mut first, &name).await?;
+        }
+        migrate::migrate(&mut first, &name, read_only).await?;
+        let packet = sqlx::query_scalar("SELECT @@max_allowed_packet").fetch_one(&mut first).await;
+        let packet_bytes_max: u64 = packet.map_err(failed)?;
+        // A connection that does not end well has nothing left to write.
+        let _ = first.close().await;
+        Ok(Self(Arc::new(Inner {
+            read_only,
+            packet_bytes_max: usize::try_from(packet_bytes_max).unwrap_or(usize::MAX),
+            readers: connect::pool(&connect, READERS_MAX, read_only),
+            writers: connect::pool(&connect, WRITERS_MAX, read_only),
+            tables: Mutex::default(),
+            failpoints: Failpoints::default(),
+            name,
+        })))
+    }
+
+    pub(super) fn failpoints(&self) -> &Failpoints {
+        &self.0.failpoints
+    }
+
+    /// Each statement commits by itself, as DDL does anyway: a stream is there once its row says that its table is.
+    pub(super) async fn create_stream(&self, stream: &StreamId) -> Result<()> {
+        if self.table(stream).await?.is_some() {
+            return Ok(());
+        }
+        self.may_write("make a stream in")?;
+        let failed = |error| self.failed("make a stream in", error);
+        // Whether the row was there or not, its number is the answer.
+        let number = sqlx::query(
+            "INSERT INTO tendon_stream (tenant, name, last_id, is_made) VALUES (?, ?, 0, FALSE)
+            ON DUPLICATE KEY UPDATE number = LAST_INSERT_ID(number)",
+        )
+        .bind(stream.tenant.0.as_str())
+        .bind(stream.name.as_str());
+        let number = number.execute(&self.0.writers).await.map_err(failed)?.last_insert_id().cast_signed();
+        sqlx::raw_sql(AssertSqlSafe(table::create_sql(number))).execute(&self.0.writers).await.map_err(failed)?;
+        let made = sqlx::query("UPDATE tendon_stream SET is_made = TRUE WHERE number = ?").bind(number);
+        made.execute(&self.0.writers).await.map(drop).map_err(failed)
+    }
+
+    pub(super) async fn source(&self, stream: &StreamId) -> Result<MysqlSource> {
+        let table = self.table(stream).await?;
+        let table = table.ok_or_else(|| Error::not_found(format!("there is no stream {stream}")))?;
+        Ok(MysqlSource::new(self.clone(), table))
+    }
+
+    pub(super) async fn streams(&self) -> Result<Vec<StreamId>> {
+        let rows = sqlx::query_as("SELECT tenant, name FROM tendon_stream WHERE is_made ORDER BY tenant, name");
+        let rows: Vec<(String, String)> =
+            rows.fetch_all(&self.0.readers).await.map_err(|error| self.failed("list the streams of", error))?;
+        rows.into_iter()
+            .map(|(tenant, name)| Ok(StreamId { tenant: row::tenant(tenant)?, name: name.parse()? }))
+            .collect()
+    }
+
+    pub(super) async fn close(&self) {
+        self.0.readers.close().await;
+        self.0.writers.close().await;
+        // Whoever waits at a head looks again, and finds the pools closed.
+        self.tables().values().for_each(|table| table.appended.send_modify(|()| ()));
+    }
+
+    /// The table of a stream; none where nobody made it.
+    async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+        if let Some(table) = self.tables().get(stream) {
+            return Ok(Some(table.clone()));
+        }
+        let number = sqlx::query_scalar("SELECT number FROM tendon_stream WHERE tenant = ? AND name = ? AND is_made")
+            .bind(stream.tenant.0.as_str())
+            .bind(stream.name.as_str());
+        let number = number.fetch_optional(&self.0.readers).await;
+        let Some(number) = number.map_err(|error| self.failed("look for a stream in", error))? else {
+            return Ok(None);
+        };
+        let table = Arc::new(Table::new(stream, number));
+        Ok(Some(self.tables().entry(stream.clone()).or_insert(table).clone()))
+    }
+
+    fn tables(&self) -> MutexGuard<'_, HashMap<StreamId, Arc<Table>>> {
+        self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn may_write(&self, doing: &str) -> Result<()> {
+        if self.0.read_only {
+            let name = &self.0.name;
+            return Err(Error::unavailable(format!("{doing} database {name}: it was opened only to be read")));
+        }
+        Ok(())
+    }
+
+    /// What an error of this database means.
+    fn failed(&self, doing: &str, error: sqlx::Error) -> Error {
+        failure::mysql(&self.0.name, doing, error)
+    }
+}

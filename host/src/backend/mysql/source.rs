@@ -1,0 +1,108 @@
+//! A stream's table as a source, in the order of ids.
+//!
+//! An id that AUTO_INCREMENT draws may become visible after a later one, and a reader that is past it loses its row. So
+//! ids come from the stream's own row, which whoever appends holds until the commit: they have no holes, and they become
+//! visible in their order.
+
+use std::{cmp::Ordering, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::stream;
+use tokio::sync::watch;
+
+use super::{Mysql, chunk, table::Table};
+use crate::{
+    backend::{compare_numbers, cursor_at, number_of},
+    error::Result,
+    event::{Chunk, Cursor, Event, Timestamp},
+    source::{Chunks, Lag, Source, Until},
+};
+
+/// The wait after something new, when nothing else wakes the reader.
+const SHORTEST: Duration = Duration::from_millis(2);
+/// The wait when nothing has come for a while.
+const LONGEST: Duration = Duration::from_millis(50);
+
+/// One stream.
+pub struct MysqlSource {
+    mysql: Mysql,
+    table: Arc<Table>,
+}
+
+impl MysqlSource {
+    pub(super) fn new(mysql: Mysql, table: Arc<Table>) -> Self {
+        Self { mysql, table }
+    }
+}
+
+#[async_trait]
+impl Source for MysqlSource {
+    async fn head(&self) -> Result<Cursor> {
+        let last = sqlx::query_scalar(self.table.head()).fetch_one(&self.mysql.0.readers).await;
+        let last: Option<i64> = last.map_err(|error| self.mysql.failed("read", error))?;
+        Ok(cursor_at(last.unwrap_or_default()))
+    }
+
+    async fn stream(&self, after: Cursor, until: Until) -> Result<Chunks> {
+        let after = number_of(&after, &self.table.stream)?;
+        let (mysql, table) = (self.mysql.clone(), self.table.clone());
+        let reading = Reading { appended: table.appended.subscribe(), mysql, table, after, until };
+        Ok(Box::pin(stream::try_unfold(reading, |mut reading| async move {
+            Ok(reading.next().await?.map(|chunk| (chunk, reading)))
+        })))
+    }
+
+    async fn lag(&self, after: &Cursor, cap: u64) -> Result<Lag> {
+        let after = number_of(after, &self.table.stream)?;
+        let row = sqlx::query_as(self.table.lag()).bind(after).fetch_optional(&self.mysql.0.readers).await;
+        let row: Option<(i64, i64)> = row.map_err(|error| self.mysql.failed("read", error))?;
+        Ok(row.map_or(Lag::default(), |(events, oldest)| Lag {
+            events: events.unsigned_abs().min(cap),
+            oldest: Some(Timestamp(oldest)),
+        }))
+    }
+
+    fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
+        compare_numbers(a, b)
+    }
+}
+
+/// A reading that is under way.
+struct Reading {
+    mysql: Mysql,
+    table: Arc<Table>,
+    appended: watch::Receiver<()>,
+    after: i64,
+    until: Until,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Result<Option<Chunk>> {
+        let mut wait = SHORTEST;
+        loop {
+            // Marked before the look, so that an event that comes in between ends the wait.
+            self.appended.mark_unchanged();
+            let events = self.read().await?;
+            if !events.is_empty() {
+                return Ok(Some(Chunk { events }));
+            }
+            if self.until == Until::Head {
+                return Ok(None);
+            }
+            // Other processes tell nobody of what they append.
+            tokio::select! {
+                _ = self.appended.changed() => wait = SHORTEST,
+                () = tokio::time::sleep(wait) => wait = LONGEST.min(wait * 2),
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Vec<Event>> {
+        let rows = sqlx::query(self.table.read()).bind(self.after);
+        let rows = rows.fetch_all(&self.mysql.0.readers).await;
+        let (events, last) =
+            rows.and_then(|rows| chunk::events(&rows)).map_err(|error| self.mysql.failed("read", error))?;
+        self.after = last.unwrap_or(self.after);
+        Ok(events)
+    }
+}

@@ -1,0 +1,273 @@
+//! What a commit writes beside positions: state, history, deployments, events.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, MySql, MySqlConnection, mysql::MySqlArguments, query::Query};
+
+use super::{
+    Mysql,
+    commit::{self, Item},
+    failure::Failed,
+    store::part,
+    table::Table,
+    text::{Batches, Row, literal},
+    transaction::Transaction,
+};
+use crate::{
+    backend::{item, label},
+    changes::{Emit, StateKey},
+    error::{Error, Result},
+    event::EventKey,
+    store::{Committed, Duplicates},
+    tenant::ConsumerId,
+};
+
+const SETS: &str = "INSERT INTO tendon_state (tenant, consumer, part, `key`, value) VALUES ";
+const SETS_END: &str = " ON DUPLICATE KEY UPDATE value = VALUES(value)";
+
+/// The index is named: of a small table the server would rather read and lock every row.
+const DELETES: &str = "
+    DELETE s FROM JSON_TABLE(?, '$[*]' COLUMNS (
+        tenant   VARCHAR(63) CHARACTER SET ascii COLLATE ascii_bin PATH '$[0]',
+        consumer VARCHAR(63) CHARACTER SET ascii COLLATE ascii_bin PATH '$[1]',
+        part_hex VARCHAR(510) CHARACTER SET ascii PATH '$[2]',
+        key_hex  VARCHAR(2048) CHARACTER SET ascii PATH '$[3]'
+    )) AS w STRAIGHT_JOIN tendon_state AS s FORCE INDEX (PRIMARY)
+        ON s.tenant = w.tenant AND s.consumer = w.consumer AND s.part = UNHEX(w.part_hex) AND s.`key` = UNHEX(w.key_hex)";
+
+const HISTORY: &str = "INSERT INTO tendon_history (tenant, consumer, shard, revision, digest, epoch, at) VALUES ";
+
+const COMPONENT: &str = "INSERT INTO tendon_component (digest, piece, bytes) VALUES ";
+/// A component that is there stays.
+const COMPONENT_END: &str = " ON DUPLICATE KEY UPDATE piece = VALUES(piece)";
+const PIECE_BYTES: usize = 256 * 1024;
+
+const DEPLOYMENT: &str = "INSERT INTO tendon_deployment (tenant, consumer, epoch, digest, spec, at) VALUES ";
+
+const KEYS: &str = "INSERT INTO tendon_event_key (`key`) VALUES ";
+const KNOWN_KEYS: &str = "SELECT `key` FROM tendon_event_key WHERE `key` IN (";
+
+/// Ids have no holes and become visible in their order: whoever draws the next waits for this transaction.
+const IDS: &str = "UPDATE tendon_stream SET last_id = LAST_INSERT_ID(last_id + ?) WHERE number = ?";
+
+/// Events by the numbers of their tables.
+pub(super) type Tables<'a> = BTreeMap<i64, (Arc<Table>, Vec<&'a Emit>)>;
+
+/// What is to be appended.
+struct Wanted<'a> {
+    /// How many events of each item.
+    counts: Vec<u64>,
+    keys: Vec<&'a EventKey>,
+    tables: Tables<'a>,
+}
+
+/// Draws numbers of the store's counter; the last of them is the answer's `last_insert_id`.
+pub(super) fn draw(count: u64) -> Query<'static, MySql, MySqlArguments> {
+    let sql = "UPDATE tendon_counter SET value = LAST_INSERT_ID(value + ?) WHERE id = 1";
+    sqlx::query(sql).bind(count.cast_signed())
+}
+
+impl Mysql {
+    /// Writes state, in the order of its keys: of a key that several items write, what the last one does.
+    pub(super) async fn write_state(&self, open: &mut Transaction, items: &[&Item<'_>]) -> Result<(), Failed> {
+        let mut writes: BTreeMap<(&ConsumerId, &StateKey), Option<&Bytes>> = BTreeMap::new();
+        for changes in items.iter().map(|item| &item.commit.changes) {
+            let Some(consumer) = &changes.consumer else { continue };
+            writes.extend(changes.writes.iter().map(|(key, value)| ((consumer, key), value.as_ref())));
+        }
+        let mut sets = self.batches(SETS, SETS_END);
+        let mut deletes = self.batches("[", "]");
+        for ((consumer, key), value) in writes {
+            let (tenant, name) = (consumer.tenant.0.as_str(), consumer.name.as_str());
+            let (part, key) = (part(&key.part), key.key.as_bytes());
+            match value {
+                Some(value) => {
+                    sets.push(&Row::new().name(tenant).name(name).bytes(&part).bytes(key).bytes(value).end())?;
+                }
+                None => deletes.push(&json!([tenant, name, hex::encode(part), hex::encode(key)]).to_string())?,
+            }
+        }
+        self.send(open, "mysql state", sets).await?;
+        for keys in deletes.finish() {
+            self.0.failpoints.hit("mysql deletes")?;
+            sqlx::query(DELETES).bind(keys).execute(open.connection()).await?;
+        }
+        Ok(())
+    }
+
+    /// A line for each shard whose component is another one than before.
+    pub(super) async fn write_history(
+        &self,
+        open: &mut Transaction,
+        items: &[Item<'_>],
+        answers: &[Result<Committed>],
+    ) -> Result<(), Failed> {
+        let mut lines = self.batches(HISTORY, "");
+        for (item, answer) in items.iter().zip(answers) {
+            let Ok(Committed { position: Some(position), .. }) = answer else { continue };
+            let Some(digest) = position.digest.filter(|_| item::swaps(item.commit)) else { continue };
+            let consumer = &position.shard.consumer;
+            let row = Row::new().name(consumer.tenant.0.as_str()).name(consumer.name.as_str());
+            let row = row.number(i64::from(position.shard.index)).number(position.revision.0.cast_signed());
+            let row = row.bytes(&digest.0).number(position.epoch.0.cast_signed()).number(position.updated_at.0);
+            lines.push(&row.end())?;
+        }
+        self.send(open, "mysql history", lines).await
+    }
+
+    /// Activates deployments.
+    pub(super) async fn deploy(
+        &self,
+        open: &mut Transaction,
+        items: &[Item<'_>],
+        answers: &[Result<Committed>],
+    ) -> Result<(), Failed> {
+        let mut pieces = self.batches(COMPONENT, COMPONENT_END);
+        let mut deployments = self.batches(DEPLOYMENT, "");
+        for (item, answer) in items.iter().zip(answers) {
+            let (Some((deployment, component)), Ok(Committed { epoch: Some(epoch), .. })) =
+                (&item.commit.deployment, answer)
+            else {
+                continue;
+            };
+            let digest = deployment.digest.0.as_slice();
+            // A component of no bytes has a piece, too.
+            let parts = component.chunks(PIECE_BYTES).chain(component.is_empty().then_some(&[][..]));
+            for (number, bytes) in (0..).zip(parts) {
+                pieces.push(&Row::new().bytes(digest).number(number).bytes(bytes).end())?;
+            }
+            let spec = serde_json::to_string(&deployment.spec)
+                .map_err(|error| Error::corrupt("a spec is not JSON").because(error))?;
+            let row = Row::new().name(deployment.consumer.tenant.0.as_str()).name(deployment.consumer.name.as_str());
+            let row = row.number(epoch.0.cast_signed()).bytes(digest).bytes(spec.as_bytes()).number(deployment.at.0);
+            deployments.push(&row.end())?;
+        }
+        self.send(open, "mysql deploy", pieces).await?;
+        self.send(open, "mysql deploy", deployments).await
+    }
+
+    /// Appends the emitted events: the keys of all, then those of each stream in their order. How many of each item.
+    pub(super) async fn append<'a>(&self, open: &mut Transaction, items: &[&'a Item<'a>]) -> Result<Vec<u64>, Failed> {
+        let skipping = items.iter().filter(|item| item.commit.duplicates == Duplicates::Skip);
+        let skipping: HashSet<EventKey> =
+            skipping.flat_map(|item| &item.commit.changes.emits).map(|emit| emit.key).collect();
+        let mut known = HashSet::new();
+        if !skipping.is_empty() {
+            self.0.failpoints.hit("mysql known keys")?;
+            known = self.known(open.connection(), skipping.iter()).await?;
+        }
+        let Wanted { counts, mut keys, tables } = wanted(items, &known);
+        keys.sort_unstable_by_key(|key| key.0);
+        let mut rows = self.batches(KEYS, "");
+        for key in &keys {
+            rows.push(&Row::new().bytes(key.0.as_bytes()).end())?;
+        }
+        match self.send(open, "mysql event keys", rows).await {
+            Err(Failed::Sql(error)) if error.as_database_error().is_some_and(|error| error.is_unique_violation()) => {
+                let known = self.known(open.connection(), keys.into_iter()).await?;
+                return Err(refused(items, &skipping, &known, error));
+            }
+            sent => sent?,
+        }
+        for (number, (table, emits)) in tables {
+            if !emits.is_empty() {
+                self.append_to(open, number, &table, &emits).await?;
+            }
+        }
+        Ok(counts)
+    }
+
+    async fn append_to(
+        &self,
+        open: &mut Transaction,
+        number: i64,
+        table: &Table,
+        emits: &[&Emit],
+    ) -> Result<(), Failed> {
+        let count = i64::try_from(emits.len()).unwrap_or(i64::MAX);
+        self.0.failpoints.hit("mysql ids")?;
+        let ids = sqlx::query(IDS).bind(count).bind(number).execute(open.connection()).await?;
+        let first = ids.last_insert_id().cast_signed() - count + 1;
+        let mut rows = self.batches(table.append(), "");
+        for (id, Emit { event, .. }) in (first..).zip(emits) {
+            let headers = (!event.headers.is_empty()).then(|| serde_json::to_string(&event.headers)).transpose();
+            let headers = headers.map_err(|error| Error::corrupt("headers are not JSON").because(error))?;
+            let size = event.foreign_id.len() + event.metadata.len() + headers.as_ref().map_or(0, String::len);
+            let row = Row::new().number(id).number(i64::from(event.r#type)).bytes(event.foreign_id.as_bytes());
+            let row = row.number(event.timestamp.0).bytes(&event.metadata);
+            let row = row.bytes_or_null(headers.as_deref().map(str::as_bytes));
+            rows.push(&row.number(i64::try_from(size).unwrap_or(i64::MAX)).end())?;
+        }
+        self.send(open, "mysql events", rows).await
+    }
+
+    /// Which of the keys are in the store.
+    async fn known(
+        &self,
+        connection: &mut MySqlConnection,
+        keys: impl Iterator<Item = &EventKey>,
+    ) -> Result<HashSet<EventKey>, Failed> {
+        let mut batches = self.batches(KNOWN_KEYS, ")");
+        let mut asked = Vec::new();
+        for key in keys {
+            batches.push(&literal(key.0.as_bytes()))?;
+            asked.push(*key);
+        }
+        let mut found: HashSet<Vec<u8>> = HashSet::new();
+        for batch in batches.finish() {
+            use sqlx::Row as _;
+            let rows = sqlx::raw_sql(AssertSqlSafe(batch)).fetch_all(&mut *connection).await?;
+            for row in rows {
+                found.insert(row.try_get(0)?);
+            }
+        }
+        Ok(asked.into_iter().filter(|key| found.contains(key.0.as_bytes().as_slice())).collect())
+    }
+
+    async fn send(&self, open: &mut Transaction, failpoint: &'static str, rows: Batches) -> Result<(), Failed> {
+        for sql in rows.finish() {
+            self.0.failpoints.hit(failpoint)?;
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(open.connection()).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn batches(&self, head: impl Into<String>, tail: &'static str) -> Batches {
+        Batches::new(head, tail, self.0.packet_bytes_max)
+    }
+}
+
+/// Which events are appended: all, but for those that a producer repeats.
+fn wanted<'a>(items: &[&'a Item<'a>], known: &HashSet<EventKey>) -> Wanted<'a> {
+    let mut wanted = Wanted { counts: Vec::new(), keys: Vec::new(), tables: commit::tables(items) };
+    let mut seen = HashSet::new();
+    for item in items {
+        let skips = item.commit.duplicates == Duplicates::Skip;
+        let before = wanted.keys.len();
+        for emit in &item.commit.changes.emits {
+            let fresh = seen.insert(emit.key) && !known.contains(&emit.key);
+            let Some(table) = item.tables.get(&emit.stream).filter(|_| fresh || !skips) else { continue };
+            if let Some((_, emits)) = wanted.tables.get_mut(&table.number) {
+                emits.push(emit);
+            }
+            wanted.keys.push(&emit.key);
+        }
+        wanted.counts.push((wanted.keys.len() - before) as u64);
+    }
+    wanted
+}
+
+/// Why keys were not taken. One that a producer repeats was written by another one since this one looked.
+fn refused(items: &[&Item<'_>], skipping: &HashSet<EventKey>, known: &HashSet<EventKey>, error: sqlx::Error) -> Failed {
+    let first = items.first().map(|item| item.commit);
+    if known.iter().any(|key| skipping.contains(key)) {
+        let label = first.map(label).unwrap_or_default();
+        return Failed::Late(Error::unavailable(format!("{label}: others append the same events")).because(error));
+    }
+    Failed::Own(item::key_refused(first, known.iter().next().copied(), error))
+}
