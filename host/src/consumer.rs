@@ -376,7 +376,8 @@ impl<'a> Run<'a> {
             self.submit().await;
         }
         let version = self.shard.version.borrow_and_update().clone();
-        let known = self.handler.take().map(|handler| handler.into_view());
+        // What was written and never taken is in no commit: a view that has such writes ends with its handler.
+        let known = self.handler.take().map(|handler| handler.into_view()).filter(View::is_clean);
         self.adopt(version);
         let view = match known {
             Some(view) => view.renewed(self.view_spec()),

@@ -188,7 +188,8 @@ impl View {
     /// the key they must be of one foreign id.
     pub fn begin_batch(&mut self, events: &[Event]) {
         if let (StateScope::Key, Some(first)) = (self.spec.scope, events.first()) {
-            self.part = first.foreign_id.clone();
+            // A copy: the id is a slice of its whole chunk's memory, and the part outlives that in every key.
+            self.part = ByteString::from(&*first.foreign_id);
         }
         self.causes.clear();
         self.causes.extend(events.iter().map(Cause::from));
@@ -209,6 +210,11 @@ impl View {
             changes.consumer = Some(self.spec.shard.consumer.clone());
         }
         changes
+    }
+
+    /// Whether nothing was asked for that nobody has taken, such as what `init` wrote before the first event.
+    pub fn is_clean(&self) -> bool {
+        self.changes.is_empty() && self.call.writes.is_empty() && self.call.emits.is_empty()
     }
 
     /// A view for the handler that takes over: what is known of the state, what is being committed included, stays known.

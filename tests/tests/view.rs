@@ -80,7 +80,9 @@ async fn a_view_that_takes_over_knows_what_was_written_and_is_not_in_the_store_y
     assert_eq!(old.get("b").await.unwrap(), None);
     old.write("a".into(), Some(Bytes::from_static(b"1"))).unwrap();
     old.keep();
+    assert!(!old.is_clean(), "its write is in no commit yet");
     let in_flight: Changes = old.take();
+    assert!(old.is_clean());
     assert_eq!(in_flight.consumer, Some(consumer("c")));
     let mut new = old.renewed(spec(&store));
     assert_eq!(new.get("a").await.unwrap().as_deref(), Some(&b"1"[..]));

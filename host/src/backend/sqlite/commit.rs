@@ -222,8 +222,11 @@ impl Sqlite {
                 false => self.uncertain(items, error).error,
             })?;
             if won.len() < moves().count() {
-                self.0.failpoints.hit("sqlite found")?;
-                found = self.found(open, &json).await?;
+                // By itself the statement is done, and those who won have moved.
+                found = self.found(open, &json).await.map_err(|error| match open.is_begun() {
+                    true => error,
+                    false => item::lost(items.first().map(|item| item.commit), error),
+                })?;
             }
         }
         let judged = |(item, answer): (&Item<'_>, _)| item::judged(item.commit, answer, &won, &found);
@@ -237,6 +240,7 @@ impl Sqlite {
     }
 
     async fn found(&self, open: &mut Transaction<'_>, moves: &str) -> Result<HashMap<ShardId, Position>> {
+        self.0.failpoints.hit("sqlite found")?;
         let rows =
             sqlx::query(FOUND).bind(moves).try_map(|found| row::position(&found)).fetch_all(open.connection()).await;
         let rows = rows.map_err(|error| self.failed("read", error))?;

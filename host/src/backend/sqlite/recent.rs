@@ -106,10 +106,11 @@ impl Recent {
         mark == self.reloads && row <= self.last.max(self.writing.unwrap_or_default())
     }
 
-    /// A transaction of ours has added a row to the log. Whether all rows before it are known here.
+    /// A transaction of ours has added a row to the log. Whether all rows before it are known here: only then may readers
+    /// take it for one that is.
     pub(super) fn begin(&mut self, row: i64) -> bool {
-        self.writing = Some(row);
-        row == self.last + 1
+        self.writing = Some(row).filter(|row| *row == self.last + 1);
+        self.writing.is_some()
     }
 
     /// The transaction has ended, and took place if there is something written.
@@ -215,4 +216,31 @@ fn weight(logged: &Logged<'_>) -> usize {
 
 fn weight_of(key: &StateKey, value: &Option<Bytes>) -> usize {
     WRITE_WEIGHT + key.part.len() + key.key.len() + value.as_ref().map_or(0, Bytes::len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tenant::TenantId;
+
+    #[test]
+    fn a_row_that_is_open_counts_only_once_all_before_it_are_known() {
+        let consumer = ConsumerId { tenant: TenantId::default(), name: "c".parse().unwrap() };
+        let scope = Scope { consumer: consumer.clone(), part: ByteString::new() };
+        let (key, value) = (StateKey { part: ByteString::new(), key: "k".into() }, Some(Bytes::from_static(b"theirs")));
+        let theirs: Logged<'_> = vec![(&consumer, vec![(&key, &value)])];
+        let mut recent = Recent::default();
+        let (_, before) = recent.look(&scope, &["k".into()]);
+        // Another process has written row 1: until it is taken in, whoever sees it must not trust what was looked up.
+        assert!(!recent.begin(2));
+        assert!(!recent.covers(1, before));
+        recent.load(vec![(1, postcard::to_allocvec(&theirs).unwrap())]).unwrap();
+        assert!(recent.begin(2));
+        assert!(!recent.covers(1, before));
+        let (held, after) = recent.look(&scope, &["k".into()]);
+        assert_eq!(held, [Some(value.clone())]);
+        assert!(recent.covers(2, after));
+        recent.end(None);
+        assert!(recent.covers(1, after) && !recent.covers(2, after));
+    }
 }

@@ -81,6 +81,7 @@ impl Sqlite {
         if !self.recent().begin(row) {
             self.0.failpoints.hit("sqlite state log")?;
             self.load_log(open.connection(), row).await?;
+            self.recent().begin(row);
         }
         let slice = self.recent().slice(&logged);
         if let Some(slice) = &slice {
