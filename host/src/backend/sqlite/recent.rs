@@ -238,7 +238,7 @@ mod tests {
         assert!(recent.begin(2));
         assert!(!recent.covers(1, before));
         let (held, after) = recent.look(&scope, &["k".into()]);
-        assert_eq!(held, [Some(value.clone())]);
+        assert_eq!(held, [Some(value)]);
         assert!(recent.covers(2, after));
         recent.end(None);
         assert!(recent.covers(1, after) && !recent.covers(2, after));
