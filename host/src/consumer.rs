@@ -7,74 +7,24 @@
 use std::{borrow::Cow, sync::Arc};
 
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     time::{Instant, sleep},
 };
 
 use crate::{
     batch::{self, Gathered},
     changes::Changes,
-    clock::Clock,
-    committer::Committer,
     deployment::{Filter, Spec},
     error::{Error, Result},
     event::Event,
-    handler::{Failure, FailureKind, Handled, Handler, HandlerFactory},
+    handler::{Failure, FailureKind, Handled, Handler},
     in_flight::{InFlight, Submitted},
-    metrics::ConsumerMetrics,
     policy::{self, Decision},
-    store::{Commit, Epoch, Move, Owner, Position, Reason, Revision, Status, Store},
-    tailer::{Piece, Subscription, Tailer},
-    tenant::ShardId,
+    shard::{Shard, Stop, Version},
+    store::{Commit, Move, Position, Revision, Status},
+    tailer::{Piece, Subscription},
     view::{View, ViewSpec},
 };
-
-/// One shard of a consumer, and all that its loop needs.
-pub struct Shard {
-    /// Which one.
-    pub id: ShardId,
-    /// Who claims it.
-    pub owner: Owner,
-    /// Where its position and state are.
-    pub store: Arc<dyn Store>,
-    /// The way to that store for writes.
-    pub committer: Committer,
-    /// Reads its stream.
-    pub tailer: Arc<Tailer>,
-    /// Tells the time.
-    pub clock: Clock,
-    /// What it counts.
-    pub metrics: Arc<ConsumerMetrics>,
-    /// Tells which deployment it has taken over.
-    pub adopted: watch::Sender<Epoch>,
-    /// What it is to run. When that changes, the new version takes over between two events.
-    pub version: watch::Receiver<Arc<Version>>,
-    /// Makes it look at its row again: an operator moved it.
-    pub poke: Arc<Notify>,
-    /// Turns true when it shall stop.
-    pub stop: watch::Receiver<bool>,
-}
-
-/// A deployment that is ready to run.
-pub struct Version {
-    /// Its number.
-    pub epoch: Epoch,
-    /// Its whole spec.
-    pub spec: Arc<Spec>,
-    /// Makes its handlers.
-    pub factory: Arc<dyn HandlerFactory>,
-}
-
-/// Why a loop ended in order.
-#[derive(Debug)]
-pub enum Stop {
-    /// It was asked to; all that was handled is committed.
-    Asked,
-    /// A poison event is in its way.
-    Blocked(Option<Reason>),
-    /// An operator paused it.
-    Paused(Option<Reason>),
-}
 
 /// Runs a shard until it stops. An error means that it stalled, or that somebody else moved its position: nothing in
 /// memory is true any more, and a new run begins from the row.

@@ -12,7 +12,7 @@
 //! | [`tailer`] | reads a stream once for all its consumers |
 //! | [`committer`] | merges the commits of many shards into one transaction |
 //! | [`metrics`] | what the loop counts |
-//! | [`consumer`] | THE loop; `in_flight` holds its commits that are not answered yet |
+//! | [`shard`], [`consumer`] | one part of a consumer, and THE loop that runs it; `in_flight` holds its commits that are not answered yet |
 //! | [`supervisor`] | keeps a shard's loop running, and says why it stands |
 //! | **runtime and backend** | |
 //! | [`runtime`] | runs components; the only place that knows wasmtime |
@@ -51,6 +51,7 @@ pub mod policy;
 pub mod runtime;
 mod scan;
 pub mod server;
+pub mod shard;
 pub mod source;
 pub mod start;
 pub mod store;

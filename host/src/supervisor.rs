@@ -12,10 +12,11 @@ use tokio::{
 
 use crate::{
     clock::Clock,
-    consumer::{self, Shard, Stop, Version},
+    consumer,
     error::{Error, Kind, Result, Retry},
     event::Timestamp,
     policy::{self, RetryPolicy},
+    shard::{Shard, Stop, Version},
     store::{Epoch, Reason},
 };
 

@@ -18,6 +18,8 @@ fn tendon(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary::tendon());
     command.args(arguments).current_dir(folder).env_remove("TENDON_CONFIG");
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    // An author may have all of cargo's builds go elsewhere; a config still finds its components.
+    command.env("CARGO_TARGET_DIR", root().join("target/elsewhere"));
     command.output().unwrap()
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Row as _, Transaction};
 use tendon::{
     backend::{Database, Options},
     error::Kind,
@@ -23,6 +23,14 @@ use tendon_tests::{
     servers::has_postgres,
 };
 
+macro_rules! needs_postgres {
+    () => {
+        if !has_postgres() {
+            return;
+        }
+    };
+}
+
 /// Writers at a time, and the transactions of each.
 const WRITERS: u64 = 8;
 const TRANSACTIONS: u64 = 600;
@@ -30,6 +38,13 @@ const TRANSACTIONS: u64 = 600;
 /// The table of the first stream that was made.
 const INSERT: &str = "INSERT INTO tendon.events_1 (era, type, foreign_id, timestamp, metadata)
     VALUES ((SELECT max(era) FROM tendon.era), 1, $1, 0, '')";
+
+/// Inserts an event in a transaction that stays open.
+async fn insert<'c>(connection: &'c mut PgConnection, text: &str) -> Transaction<'c, Postgres> {
+    let mut open = connection.begin().await.unwrap();
+    sqlx::query(INSERT).bind(text.as_bytes()).execute(&mut *open).await.unwrap();
+    open
+}
 
 /// Transactions of one to three inserts that take up to 12 ms; one in twenty is rolled back. What was committed.
 async fn write(mut connection: PgConnection, writer: u64) -> Vec<String> {
@@ -96,15 +111,12 @@ async fn read_with_restarts(source: Arc<dyn Source>, wanted: Arc<AtomicU64>) -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_event_of_concurrent_writers_is_lost_or_repeated_and_a_naive_reader_loses_many() {
-    if !has_postgres() {
-        return;
-    }
+    needs_postgres!();
     let place = PostgresPlace::fresh().await;
     let (database, source) = filled(&place, "in", 0).await;
     // The first transaction of all is open while others commit: the reader stands at the very start.
     let mut first = place.0.connect().await;
-    let mut first = first.begin().await.unwrap();
-    sqlx::query(INSERT).bind(b"first".as_slice()).execute(&mut *first).await.unwrap();
+    let first = insert(&mut first, "first").await;
 
     let (done, wanted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(u64::MAX)));
     let naive = tokio::spawn(read_naively(place.0.connect().await, done.clone()));
@@ -136,14 +148,11 @@ async fn no_event_of_concurrent_writers_is_lost_or_repeated_and_a_naive_reader_l
 
 #[tokio::test]
 async fn what_is_not_committed_is_after_the_head() {
-    if !has_postgres() {
-        return;
-    }
+    needs_postgres!();
     let place = PostgresPlace::fresh().await;
     let (database, source) = filled(&place, "in", 1).await;
     let mut other = place.0.connect().await;
-    let mut open = other.begin().await.unwrap();
-    sqlx::query(INSERT).bind(b"late".as_slice()).execute(&mut *open).await.unwrap();
+    let open = insert(&mut other, "late").await;
     commit(&*database.store(), append(vec![emit(&stream("in"), 9)])).await.unwrap();
     let head = source.head().await.unwrap();
     assert_eq!(read(&*source, &Cursor::START).await.len(), 1, "nothing is read beyond an open transaction");
@@ -164,14 +173,11 @@ async fn what_is_not_committed_is_after_the_head() {
 
 #[tokio::test]
 async fn a_rolled_back_event_holds_nobody_up() {
-    if !has_postgres() {
-        return;
-    }
+    needs_postgres!();
     let place = PostgresPlace::fresh().await;
     let (database, source) = filled(&place, "in", 1).await;
     let mut other = place.0.connect().await;
-    let mut open = other.begin().await.unwrap();
-    sqlx::query(INSERT).bind(b"never".as_slice()).execute(&mut *open).await.unwrap();
+    let open = insert(&mut other, "never").await;
     open.rollback().await.unwrap();
     commit(&*database.store(), append(vec![emit(&stream("in"), 9)])).await.unwrap();
     let ids: Vec<String> = read(&*source, &Cursor::START).await.iter().map(|event| event.id.to_string()).collect();
@@ -181,9 +187,7 @@ async fn a_rolled_back_event_holds_nobody_up() {
 /// In another cluster transaction ids begin anew: here that of a dump which is restored on a younger server.
 #[tokio::test]
 async fn after_a_restore_in_another_cluster_nothing_is_lost_or_repeated_and_ids_stay() {
-    if !has_postgres() {
-        return;
-    }
+    needs_postgres!();
     let (old, new) = (PostgresPlace::fresh().await, PostgresPlace::fresh().await);
     let mut busy = old.0.connect().await;
     for _ in 0..300 {
@@ -213,9 +217,7 @@ async fn after_a_restore_in_another_cluster_nothing_is_lost_or_repeated_and_ids_
 
 #[tokio::test]
 async fn a_server_that_ends_its_sessions_is_used_again() {
-    if !has_postgres() {
-        return;
-    }
+    needs_postgres!();
     let place = PostgresPlace::fresh().await;
     let (database, source) = filled(&place, "in", 3).await;
     let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tendon'";
@@ -241,9 +243,7 @@ async fn a_server_that_ends_its_sessions_is_used_again() {
 
 #[tokio::test]
 async fn a_database_that_cannot_be_had_says_why_and_never_its_password() {
-    if !has_postgres() {
-        return;
-    }
+    needs_postgres!();
     let place = PostgresPlace::fresh().await;
     let url = place.0.url().replace("postgres@", "postgres:hunter2@");
     let missing = format!("{url}_missing");
@@ -266,9 +266,7 @@ async fn a_database_that_cannot_be_had_says_why_and_never_its_password() {
 
 #[tokio::test]
 async fn a_name_of_any_length_has_its_table() {
-    if !has_postgres() {
-        return;
-    }
+    needs_postgres!();
     let place = PostgresPlace::fresh().await;
     let database = place.open().await;
     let long = |last: char| stream(&format!("{}{last}", "s".repeat(62)));

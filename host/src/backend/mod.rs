@@ -2,10 +2,15 @@
 //! have the same file names.
 
 pub mod failpoint;
+mod failure;
 mod item;
+mod known;
 pub mod memory;
 pub mod mysql;
+mod pieces;
+mod poll;
 pub mod postgres;
+mod round;
 mod row;
 pub mod sqlite;
 

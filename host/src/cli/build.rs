@@ -80,6 +80,8 @@ pub async fn build(args: &Args, talk: impl Fn(&str)) -> Result<Vec<Built>> {
     if !args.debug {
         cargo.arg("--release");
     }
+    // A config names components below its own folder, wherever this user has other builds go.
+    cargo.env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET_DIR");
     cargo.current_dir(&args.folder).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut running = cargo.spawn().map_err(|error| missing("cargo", error))?;
     let artifacts = match running.stdout.take() {

@@ -1,25 +1,17 @@
 //! The commit: one transaction with a constant number of statements, however much it carries.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 
-use super::{
-    Mysql,
-    failure::Failed,
-    table::Table,
-    transaction::Transaction,
-    write::{self, Tables},
-};
+use super::{Mysql, failure::Failed, table::Table, transaction::Transaction, write};
 use crate::{
-    backend::{self, item},
-    changes::Emit,
-    error::{Error, Kind, Result},
-    store::{Commit, Committed},
+    backend::{
+        item,
+        round::{self, Writer},
+    },
+    error::Result,
+    store::Committed,
     tenant::StreamId,
 };
 
@@ -56,77 +48,17 @@ const PAUSE: Duration = Duration::from_millis(8);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// One commit on its way.
-pub(super) struct Item<'a> {
-    /// What is asked for.
-    pub(super) commit: &'a Commit,
-    /// The tables of the streams that it appends to.
-    pub(super) tables: HashMap<&'a StreamId, Arc<Table>>,
-}
+pub(super) type Item<'a> = round::Item<'a, Table>;
 
-impl Mysql {
-    /// Writes commits together. If that fails for another reason than a lost compare, each is written alone, so that
-    /// each gets its own answer.
-    pub(super) async fn write(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
-        let mut answers: Vec<Option<Result<Committed>>> = Vec::new();
-        let (mut items, mut shards) = (Vec::new(), HashSet::new());
-        for commit in commits {
-            let again = commit.r#move.as_ref().is_some_and(|r#move| !shards.insert(&r#move.from.shard));
-            let item = if again { Err(backend::twice(commit)) } else { self.prepare(commit).await };
-            match item {
-                Ok(item) => {
-                    items.push(item);
-                    answers.push(None);
-                }
-                Err(error) => answers.push(Some(Err(error))),
-            }
-        }
-        let mut written = self.write_all(&items).await.into_iter();
-        let missing = || Err(Error::corrupt("a commit was left without an answer"));
-        answers.into_iter().map(|answer| answer.or_else(|| written.next()).unwrap_or_else(missing)).collect()
-    }
+impl Writer for Mysql {
+    type Table = Table;
 
-    async fn write_all(&self, items: &[Item<'_>]) -> Vec<Result<Committed>> {
-        if items.is_empty() {
-            return Vec::new();
-        }
-        let error = match self.transact(items).await {
-            Ok(answers) => return answers,
-            Err(error) => error,
-        };
-        if items.len() == 1 {
-            return vec![Err(error)];
-        }
-        let mut answers = Vec::new();
-        for item in items {
-            answers.push(match error.kind() {
-                // Who was refused for the database's sake would be refused alone, too.
-                Kind::Unavailable | Kind::Ambiguous => {
-                    Err(Error::new(error.kind(), error.chain()).help(error.way_out().unwrap_or_default()))
-                }
-                _ => match self.transact(std::slice::from_ref(item)).await {
-                    Ok(mut answers) => answers.pop().unwrap_or_else(|| Ok(Committed::default())),
-                    Err(error) => Err(error),
-                },
-            });
-        }
-        answers
-    }
-
-    /// Looks the streams up that a commit appends to.
-    async fn prepare<'a>(&self, commit: &'a Commit) -> Result<Item<'a>> {
-        self.may_write("commit to")?;
-        backend::check(commit)?;
-        let mut tables = HashMap::new();
-        for Emit { stream, .. } in &commit.changes.emits {
-            if !tables.contains_key(stream) {
-                let table = self.table(stream).await?;
-                tables.insert(stream, table.ok_or_else(|| Error::not_found(format!("there is no stream {stream}")))?);
-            }
-        }
-        Ok(Item { commit, tables })
+    async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+        self.find(stream).await
     }
 
     async fn transact(&self, items: &[Item<'_>]) -> Result<Vec<Result<Committed>>> {
+        self.may_write("commit to")?;
         let mut drawn = self.draw(items.iter().map(|item| item::draws(item.commit)).sum()).await?;
         let mut draw = || drawn.next().unwrap_or_default();
         let wanted: Vec<Committed> = items.iter().map(|item| item::answer(item.commit, &mut draw)).collect();
@@ -148,7 +80,9 @@ impl Mysql {
         self.0.failpoints.hit("mysql answer").map_err(lost)?;
         Ok(answers)
     }
+}
 
+impl Mysql {
     async fn attempt(&self, items: &[Item<'_>], wanted: &[Committed]) -> Result<Vec<Result<Committed>>, Failed> {
         if let ([item], [wanted]) = (items, wanted)
             && item::only_moves(item.commit)
@@ -205,10 +139,4 @@ impl Mysql {
 /// Lets others go first.
 pub(super) async fn pause(tries: u32) {
     sleep(PAUSE_MAX.min(PAUSE * (1 << tries.saturating_sub(1).min(8))).mul_f64(fastrand::f64())).await;
-}
-
-/// The tables that commits append to, in the order of their numbers: all take them in that order.
-pub(super) fn tables<'a>(items: &[&Item<'a>]) -> Tables<'a> {
-    let tables = items.iter().flat_map(|item| item.tables.values());
-    tables.map(|table| (table.number, (table.clone(), Vec::new()))).collect()
 }

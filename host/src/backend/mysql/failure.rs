@@ -2,7 +2,10 @@
 
 use sqlx::mysql::MySqlDatabaseError;
 
-use crate::error::{Error, Kind};
+use crate::{
+    backend::failure::{Meaning, explained, without_answer},
+    error::{Error, Kind},
+};
 
 /// A commit that did not happen, or of which nobody knows.
 pub(super) enum Failed {
@@ -58,25 +61,14 @@ fn is_undone(error: &sqlx::Error) -> bool {
 
 /// The error for "failed to `doing` database …".
 pub(super) fn mysql(name: &str, doing: &str, error: sqlx::Error) -> Error {
-    let (kind, what, help) = match number(&error) {
+    let meaning = match number(&error) {
         Some(number) => reported(number),
-        None => unreported(&error),
+        None => without_answer(&error),
     };
-    // sqlx says a database's sentence twice, once as its own.
-    let cause: Box<dyn std::error::Error + Send + Sync> = match error.as_database_error() {
-        Some(error) => error.message().to_owned().into(),
-        None => error.into(),
-    };
-    let context = Error::new(kind, format!("{doing} database {name}: {what}")).because(cause);
-    match help {
-        Some(help) => context.help(help),
-        None => context,
-    }
+    explained(doing, name, meaning, error)
 }
 
-type Meaning = (Kind, &'static str, Option<&'static str>);
-
-fn reported(number: u16) -> Meaning {
+fn reported(number: u16) -> Meaning<'static> {
     match number {
         1045 | 1698 => {
             (Kind::Unavailable, "it refuses this user", Some("look at the user and the password in the url"))
@@ -117,16 +109,5 @@ fn reported(number: u16) -> Meaning {
         }
         1037 | 1038 | 1041 | 1461 => (Kind::Unavailable, "it has no room left", None),
         _ => (Kind::Corrupt, "a statement failed", None),
-    }
-}
-
-fn unreported(error: &sqlx::Error) -> Meaning {
-    match error {
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => {
-            (Kind::Unavailable, "it cannot be reached", Some("the server must run, and the url name its host and port"))
-        }
-        sqlx::Error::PoolTimedOut => (Kind::Unavailable, "no connection came free in time", None),
-        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => (Kind::Unavailable, "it was closed", None),
-        _ => (Kind::Corrupt, "it holds what this version cannot have written", None),
     }
 }

@@ -3,7 +3,10 @@
 use sqlx::{AssertSqlSafe, MySqlConnection};
 
 use super::failure;
-use crate::error::{Error, Result};
+use crate::{
+    backend::failure::is_older,
+    error::{Error, Result},
+};
 
 /// Step n leads from version n to n + 1. DDL is not transactional here: a step can be made again after its half.
 const STEPS: [&str; 1] = [include_str!("schema.sql")];
@@ -24,15 +27,8 @@ const NO_TABLE: u16 = 1146;
 pub(super) async fn migrate(connection: &mut MySqlConnection, name: &str, read_only: bool) -> Result<()> {
     let failed = |error| failure::mysql(name, "migrate", error);
     let found = version(connection).await.map_err(failed)?;
-    check(found, name)?;
-    if found == SCHEMA_VERSION {
+    if !is_older(found, SCHEMA_VERSION, name, read_only)? {
         return Ok(());
-    }
-    if read_only {
-        return Err(Error::unavailable(format!(
-            "database {name} has schema version {found}, this tendon reads {SCHEMA_VERSION}, and it may not write"
-        ))
-        .help("start a host on it once: that brings it to this version"));
     }
     let locked: Option<i64> = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await.map_err(failed)?;
     if locked != Some(1) {
@@ -41,22 +37,12 @@ pub(super) async fn migrate(connection: &mut MySqlConnection, name: &str, read_o
     }
     // Another host may have been here while this one waited for the lock.
     let found = version(connection).await.map_err(failed)?;
-    check(found, name)?;
+    is_older(found, SCHEMA_VERSION, name, read_only)?;
     sqlx::raw_sql(VERSION_TABLE).execute(&mut *connection).await.map_err(failed)?;
     for (step, to) in STEPS.iter().zip(1..).skip(usize::try_from(found).unwrap_or(usize::MAX)) {
         sqlx::raw_sql(*step).execute(&mut *connection).await.map_err(failed)?;
         let stamp = format!("REPLACE INTO tendon_schema_version (id, version) VALUES (1, {to})");
         sqlx::raw_sql(AssertSqlSafe(stamp)).execute(&mut *connection).await.map_err(failed)?;
-    }
-    Ok(())
-}
-
-fn check(found: i64, name: &str) -> Result<()> {
-    if found > SCHEMA_VERSION {
-        return Err(Error::unavailable(format!(
-            "database {name} has schema version {found}, this tendon knows versions up to {SCHEMA_VERSION}"
-        ))
-        .help("a newer tendon has written it: use that one"));
     }
     Ok(())
 }

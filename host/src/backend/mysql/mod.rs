@@ -16,14 +16,16 @@ mod text;
 mod transaction;
 mod write;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, MySqlPool};
 
-use super::{Failpoints, Options, row};
+use super::{
+    Failpoints, Options,
+    failure::only_read,
+    known::{self, Known},
+    round::no_stream,
+};
 use crate::{
     error::{Error, Result},
     tenant::StreamId,
@@ -50,7 +52,7 @@ struct Inner {
     readers: MySqlPool,
     writers: MySqlPool,
     /// The streams that were named so far.
-    tables: Mutex<HashMap<StreamId, Arc<Table>>>,
+    known: Known<Table>,
     failpoints: Failpoints,
 }
 
@@ -74,7 +76,7 @@ impl Mysql {
             packet_bytes_max: usize::try_from(packet_bytes_max).unwrap_or(usize::MAX),
             readers: connect::pool(&connect, READERS_MAX, read_only),
             writers: connect::pool(&connect, WRITERS_MAX, read_only),
-            tables: Mutex::default(),
+            known: Known::default(),
             failpoints: Failpoints::default(),
             name,
         })))
@@ -86,7 +88,7 @@ impl Mysql {
 
     /// Each statement commits by itself, as DDL does anyway: a stream is there once its row says that its table is.
     pub(super) async fn create_stream(&self, stream: &StreamId) -> Result<()> {
-        if self.table(stream).await?.is_some() {
+        if self.find(stream).await?.is_some() {
             return Ok(());
         }
         self.may_write("make a stream in")?;
@@ -105,53 +107,38 @@ impl Mysql {
     }
 
     pub(super) async fn source(&self, stream: &StreamId) -> Result<MysqlSource> {
-        let table = self.table(stream).await?;
-        let table = table.ok_or_else(|| Error::not_found(format!("there is no stream {stream}")))?;
+        let table = self.find(stream).await?.ok_or_else(|| no_stream(stream))?;
         Ok(MysqlSource::new(self.clone(), table))
     }
 
     pub(super) async fn streams(&self) -> Result<Vec<StreamId>> {
         let rows = sqlx::query_as("SELECT tenant, name FROM tendon_stream WHERE is_made ORDER BY tenant, name");
-        let rows: Vec<(String, String)> =
-            rows.fetch_all(&self.0.readers).await.map_err(|error| self.failed("list the streams of", error))?;
-        rows.into_iter()
-            .map(|(tenant, name)| Ok(StreamId { tenant: row::tenant(tenant)?, name: name.parse()? }))
-            .collect()
+        let rows = rows.fetch_all(&self.0.readers).await;
+        known::streams(rows.map_err(|error| self.failed("list the streams of", error))?)
     }
 
     pub(super) async fn close(&self) {
         self.0.readers.close().await;
         self.0.writers.close().await;
         // Whoever waits at a head looks again, and finds the pools closed.
-        self.tables().values().for_each(|table| table.appended.send_modify(|()| ()));
+        self.0.known.all().values().for_each(|table| table.appended.send_modify(|()| ()));
     }
 
     /// The table of a stream; none where nobody made it.
-    async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
-        if let Some(table) = self.tables().get(stream) {
-            return Ok(Some(table.clone()));
+    async fn find(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+        if let Some(table) = self.0.known.get(stream) {
+            return Ok(Some(table));
         }
         let number = sqlx::query_scalar("SELECT number FROM tendon_stream WHERE tenant = ? AND name = ? AND is_made")
             .bind(stream.tenant.0.as_str())
             .bind(stream.name.as_str());
         let number = number.fetch_optional(&self.0.readers).await;
-        let Some(number) = number.map_err(|error| self.failed("look for a stream in", error))? else {
-            return Ok(None);
-        };
-        let table = Arc::new(Table::new(stream, number));
-        Ok(Some(self.tables().entry(stream.clone()).or_insert(table).clone()))
-    }
-
-    fn tables(&self) -> MutexGuard<'_, HashMap<StreamId, Arc<Table>>> {
-        self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        let number = number.map_err(|error| self.failed("look for a stream in", error))?;
+        Ok(number.map(|number| self.0.known.add(stream, Table::new(stream, number))))
     }
 
     fn may_write(&self, doing: &str) -> Result<()> {
-        if self.0.read_only {
-            let name = &self.0.name;
-            return Err(Error::unavailable(format!("{doing} database {name}: it was opened only to be read")));
-        }
-        Ok(())
+        if self.0.read_only { Err(only_read(doing, &self.0.name)) } else { Ok(()) }
     }
 
     /// What an error of this database means.

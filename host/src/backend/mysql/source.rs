@@ -4,7 +4,7 @@
 //! ids come from the stream's own row, which whoever appends holds until the commit: they have no holes, and they become
 //! visible in their order.
 
-use std::{cmp::Ordering, sync::Arc, time::Duration};
+use std::{cmp::Ordering, sync::Arc};
 
 use async_trait::async_trait;
 use futures_util::stream;
@@ -12,16 +12,11 @@ use tokio::sync::watch;
 
 use super::{Mysql, chunk, table::Table};
 use crate::{
-    backend::{compare_numbers, cursor_at, number_of},
+    backend::{compare_numbers, cursor_at, number_of, poll::Poll},
     error::Result,
     event::{Chunk, Cursor, Event, Timestamp},
     source::{Chunks, Lag, Source, Until},
 };
-
-/// The wait after something new, when nothing else wakes the reader.
-const SHORTEST: Duration = Duration::from_millis(2);
-/// The wait when nothing has come for a while.
-const LONGEST: Duration = Duration::from_millis(50);
 
 /// One stream.
 pub struct MysqlSource {
@@ -78,7 +73,7 @@ struct Reading {
 
 impl Reading {
     async fn next(&mut self) -> Result<Option<Chunk>> {
-        let mut wait = SHORTEST;
+        let mut poll = Poll::default();
         loop {
             // Marked before the look, so that an event that comes in between ends the wait.
             self.appended.mark_unchanged();
@@ -89,11 +84,7 @@ impl Reading {
             if self.until == Until::Head {
                 return Ok(None);
             }
-            // Other processes tell nobody of what they append.
-            tokio::select! {
-                _ = self.appended.changed() => wait = SHORTEST,
-                () = tokio::time::sleep(wait) => wait = LONGEST.min(wait * 2),
-            }
+            poll.wait(&mut self.appended).await;
         }
     }
 

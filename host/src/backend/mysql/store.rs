@@ -15,7 +15,7 @@ use super::{
     write,
 };
 use crate::{
-    backend::row,
+    backend::{round, row},
     deployment::Deployment,
     error::{Error, Result},
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
@@ -120,7 +120,7 @@ impl Store for Mysql {
     }
 
     async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
-        self.write(commits).await
+        round::write(self, commits).await
     }
 
     async fn positions(&self) -> Result<Vec<Position>> {

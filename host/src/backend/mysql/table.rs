@@ -14,7 +14,7 @@ use crate::{
 pub(super) type Sql = AssertSqlSafe<Arc<str>>;
 
 /// See the module.
-pub(super) struct Table {
+pub(in crate::backend) struct Table {
     /// The stream.
     pub(super) stream: StreamId,
     /// The table's number.

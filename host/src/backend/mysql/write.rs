@@ -1,9 +1,6 @@
 //! What a commit writes beside positions: state, history, deployments, events.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -11,7 +8,7 @@ use sqlx::{AssertSqlSafe, MySql, MySqlConnection, mysql::MySqlArguments, query::
 
 use super::{
     Mysql,
-    commit::{self, Item},
+    commit::Item,
     failure::Failed,
     store::part,
     table::Table,
@@ -19,11 +16,14 @@ use super::{
     transaction::Transaction,
 };
 use crate::{
-    backend::{item, label},
+    backend::{
+        item, label,
+        round::{Wanted, wanted},
+    },
     changes::{Emit, StateKey},
     error::{Error, Result},
     event::EventKey,
-    store::{Committed, Duplicates},
+    store::Committed,
     tenant::ConsumerId,
 };
 
@@ -54,17 +54,6 @@ const KNOWN_KEYS: &str = "SELECT `key` FROM tendon_event_key WHERE `key` IN (";
 
 /// Ids have no holes and become visible in their order: whoever draws the next waits for this transaction.
 const IDS: &str = "UPDATE tendon_stream SET last_id = LAST_INSERT_ID(last_id + ?) WHERE number = ?";
-
-/// Events by the numbers of their tables.
-pub(super) type Tables<'a> = BTreeMap<i64, (Arc<Table>, Vec<&'a Emit>)>;
-
-/// What is to be appended.
-struct Wanted<'a> {
-    /// How many events of each item.
-    counts: Vec<u64>,
-    keys: Vec<&'a EventKey>,
-    tables: Tables<'a>,
-}
 
 /// Draws numbers of the store's counter; the last of them is the answer's `last_insert_id`.
 pub(super) fn draw(count: u64) -> Query<'static, MySql, MySqlArguments> {
@@ -153,7 +142,7 @@ impl Mysql {
 
     /// Appends the emitted events: the keys of all, then those of each stream in their order. How many of each item.
     pub(super) async fn append<'a>(&self, open: &mut Transaction, items: &[&'a Item<'a>]) -> Result<Vec<u64>, Failed> {
-        let skipping = items.iter().filter(|item| item.commit.duplicates == Duplicates::Skip);
+        let skipping = items.iter().filter(|item| item.skips());
         let skipping: HashSet<EventKey> =
             skipping.flat_map(|item| &item.commit.changes.emits).map(|emit| emit.key).collect();
         let mut known = HashSet::new();
@@ -161,7 +150,7 @@ impl Mysql {
             self.0.failpoints.hit("mysql known keys")?;
             known = self.known(open.connection(), skipping.iter()).await?;
         }
-        let Wanted { counts, mut keys, tables } = wanted(items, &known);
+        let Wanted { counts, mut keys, streams } = wanted(items, &known);
         keys.sort_unstable_by_key(|key| key.0);
         let mut rows = self.batches(KEYS, "");
         for key in &keys {
@@ -174,24 +163,16 @@ impl Mysql {
             }
             sent => sent?,
         }
-        for (number, (table, emits)) in tables {
-            if !emits.is_empty() {
-                self.append_to(open, number, &table, &emits).await?;
-            }
+        for (table, emits) in streams.into_values() {
+            self.append_to(open, &table, &emits).await?;
         }
         Ok(counts)
     }
 
-    async fn append_to(
-        &self,
-        open: &mut Transaction,
-        number: i64,
-        table: &Table,
-        emits: &[&Emit],
-    ) -> Result<(), Failed> {
+    async fn append_to(&self, open: &mut Transaction, table: &Table, emits: &[&Emit]) -> Result<(), Failed> {
         let count = i64::try_from(emits.len()).unwrap_or(i64::MAX);
         self.0.failpoints.hit("mysql ids")?;
-        let ids = sqlx::query(IDS).bind(count).bind(number).execute(open.connection()).await?;
+        let ids = sqlx::query(IDS).bind(count).bind(table.number).execute(open.connection()).await?;
         let first = ids.last_insert_id().cast_signed() - count + 1;
         let mut rows = self.batches(table.append(), "");
         for (id, Emit { event, .. }) in (first..).zip(emits) {
@@ -240,26 +221,6 @@ impl Mysql {
     pub(super) fn batches(&self, head: impl Into<String>, tail: &'static str) -> Batches {
         Batches::new(head, tail, self.0.packet_bytes_max)
     }
-}
-
-/// Which events are appended: all, but for those that a producer repeats.
-fn wanted<'a>(items: &[&'a Item<'a>], known: &HashSet<EventKey>) -> Wanted<'a> {
-    let mut wanted = Wanted { counts: Vec::new(), keys: Vec::new(), tables: commit::tables(items) };
-    let mut seen = HashSet::new();
-    for item in items {
-        let skips = item.commit.duplicates == Duplicates::Skip;
-        let before = wanted.keys.len();
-        for emit in &item.commit.changes.emits {
-            let fresh = seen.insert(emit.key) && !known.contains(&emit.key);
-            let Some(table) = item.tables.get(&emit.stream).filter(|_| fresh || !skips) else { continue };
-            if let Some((_, emits)) = wanted.tables.get_mut(&table.number) {
-                emits.push(emit);
-            }
-            wanted.keys.push(&emit.key);
-        }
-        wanted.counts.push((wanted.keys.len() - before) as u64);
-    }
-    wanted
 }
 
 /// Why keys were not taken. One that a producer repeats was written by another one since this one looked.

@@ -11,9 +11,13 @@ use tokio::time::sleep;
 
 use super::{Postgres, failure, statement::statement, table::Table};
 use crate::{
-    backend::{self, item, row},
+    backend::{
+        item,
+        round::{self, Writer},
+        row,
+    },
     changes::Emit,
-    error::{Error, Kind, Result},
+    error::Result,
     event::EventKey,
     store::{Commit, Committed, Duplicates, Position},
     tenant::{ShardId, StreamId},
@@ -42,106 +46,34 @@ const FOUND: &str = "
     JOIN tendon.position USING (tenant, consumer, shard)";
 
 /// One commit on its way.
-pub(super) struct Item<'a> {
-    /// What is asked for.
-    pub(super) commit: &'a Commit,
-    /// The tables of the streams that it appends to.
-    pub(super) tables: HashMap<&'a StreamId, Arc<Table>>,
+pub(super) type Item<'a> = round::Item<'a, Table>;
+
+/// The events that a commit appends: a producer may repeat itself within one.
+pub(super) fn emits<'a>(item: &Item<'a>) -> impl Iterator<Item = &'a Emit> + use<'a> {
+    let (skips, mut seen) = (item.skips(), HashSet::new());
+    item.commit.changes.emits.iter().filter(move |emit| !skips || seen.insert(emit.key))
 }
 
-impl<'a> Item<'a> {
-    /// The events that it appends: a producer may repeat itself within one commit.
-    pub(super) fn emits(&self) -> impl Iterator<Item = &'a Emit> {
-        let skips = self.commit.duplicates == Duplicates::Skip;
-        let mut seen: HashSet<EventKey> = HashSet::new();
-        self.commit.changes.emits.iter().filter(move |emit| !skips || seen.insert(emit.key))
-    }
-
-    /// Whether it has a statement to itself.
-    fn comes_alone(&self) -> bool {
-        self.commit.duplicates == Duplicates::Skip || self.commit.deployment.is_some()
-    }
-
-    /// Whether one statement may carry both: not if it would set a key twice.
-    fn meets(&self, other: &Self) -> bool {
-        let writer =
-            |item: &Self| item.commit.changes.consumer.clone().filter(|_| !item.commit.changes.writes.is_empty());
-        self.comes_alone()
-            || other.comes_alone()
-            || writer(self).is_some_and(|consumer| writer(other) == Some(consumer))
-    }
+/// Whether a commit has a statement to itself.
+fn comes_alone(commit: &Commit) -> bool {
+    commit.duplicates == Duplicates::Skip || commit.deployment.is_some()
 }
 
-impl Postgres {
-    /// Writes commits together. If that fails for another reason than a lost compare, each is written alone, so that
-    /// each gets its own answer.
-    pub(super) async fn write(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
-        let mut answers: Vec<Option<Result<Committed>>> = Vec::new();
-        let (mut items, mut shards) = (Vec::new(), HashSet::new());
-        for commit in commits {
-            let again = commit.r#move.as_ref().is_some_and(|r#move| !shards.insert(&r#move.from.shard));
-            let item = if again { Err(backend::twice(commit)) } else { self.prepare(commit).await };
-            match item {
-                Ok(item) => {
-                    items.push(item);
-                    answers.push(None);
-                }
-                Err(error) => answers.push(Some(Err(error))),
-            }
-        }
-        let mut written = Vec::new();
-        let mut rest = &items[..];
-        while !rest.is_empty() {
-            let meets =
-                |at: &usize| rest.get(*at).is_some_and(|item| rest.iter().take(*at).any(|other| item.meets(other)));
-            let (together, later) = rest.split_at((1..rest.len()).find(meets).unwrap_or(rest.len()));
-            written.extend(self.write_together(together).await);
-            rest = later;
-        }
-        let mut written = written.into_iter();
-        let missing = || Err(Error::corrupt("a commit was left without an answer"));
-        answers.into_iter().map(|answer| answer.or_else(|| written.next()).unwrap_or_else(missing)).collect()
+impl Writer for Postgres {
+    type Table = Table;
+
+    async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+        self.find(stream).await
     }
 
-    async fn write_together(&self, items: &[Item<'_>]) -> Vec<Result<Committed>> {
-        let error = match self.transact(items).await {
-            Ok(answers) => return answers,
-            Err(error) => error,
-        };
-        if items.len() == 1 {
-            return vec![Err(error)];
-        }
-        let mut answers = Vec::new();
-        for item in items {
-            answers.push(match error.kind() {
-                // Who was refused for the database's sake would be refused alone, too.
-                Kind::Unavailable | Kind::Ambiguous => {
-                    Err(Error::new(error.kind(), error.chain()).help(error.way_out().unwrap_or_default()))
-                }
-                _ => match self.transact(std::slice::from_ref(item)).await {
-                    Ok(mut answers) => answers.pop().unwrap_or_else(|| Ok(Committed::default())),
-                    Err(error) => Err(error),
-                },
-            });
-        }
-        answers
-    }
-
-    /// Looks the streams up that a commit appends to.
-    async fn prepare<'a>(&self, commit: &'a Commit) -> Result<Item<'a>> {
-        self.may_write("commit to")?;
-        backend::check(commit)?;
-        let mut tables = HashMap::new();
-        for Emit { stream, .. } in &commit.changes.emits {
-            if !tables.contains_key(stream) {
-                let table = self.table(stream).await?;
-                tables.insert(stream, table.ok_or_else(|| Error::not_found(format!("there is no stream {stream}")))?);
-            }
-        }
-        Ok(Item { commit, tables })
+    /// A statement must not set a key twice.
+    fn collide(&self, one: &Commit, other: &Commit) -> bool {
+        let writer = |commit: &Commit| commit.changes.consumer.clone().filter(|_| !commit.changes.writes.is_empty());
+        comes_alone(one) || comes_alone(other) || writer(one).is_some_and(|consumer| writer(other) == Some(consumer))
     }
 
     async fn transact(&self, items: &[Item<'_>]) -> Result<Vec<Result<Committed>>> {
+        self.may_write("commit to")?;
         let points = &self.0.failpoints;
         let draws: usize = items.iter().map(|item| item::draws(item.commit)).sum();
         let mut drawn = self.draw(draws).await?.into_iter();
@@ -161,12 +93,14 @@ impl Postgres {
             moves.map(|r#move| &r#move.from.shard).filter(|shard| !won.contains(shard)).collect();
         let found = if losers.is_empty() { HashMap::new() } else { self.found(&losers).await.map_err(lost)? };
         let judged = |(item, answer): (&Item<'_>, Committed)| {
-            let appended = if item.comes_alone() { fresh.unsigned_abs() } else { item.emits().count() as u64 };
+            let appended = if comes_alone(item.commit) { fresh.unsigned_abs() } else { emits(item).count() as u64 };
             item::judged(item.commit, Committed { appended, ..answer }, &won, &found)
         };
         Ok(items.iter().zip(wanted).map(judged).collect())
     }
+}
 
+impl Postgres {
     /// Sends the statement, again where others were in its way; which items have moved, and how many keys were new.
     async fn send(&self, items: &[Item<'_>], wanted: &[Committed]) -> Result<(Vec<i32>, i64)> {
         let mut tries = 1;
@@ -194,7 +128,7 @@ impl Postgres {
 
     /// A key of the commits that is in the store.
     async fn known_key(&self, items: &[Item<'_>]) -> Option<EventKey> {
-        let emits = || items.iter().flat_map(|item| item.emits());
+        let emits = || items.iter().flat_map(emits);
         let keys: Vec<&[u8]> = emits().map(|emit| emit.key.0.as_bytes().as_slice()).collect();
         let known = sqlx::query_scalar("SELECT key FROM tendon.event_key WHERE key = ANY($1) LIMIT 1").bind(keys);
         let known: Vec<u8> = known.fetch_optional(&self.0.writers).await.ok()??;

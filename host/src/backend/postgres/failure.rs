@@ -1,6 +1,9 @@
 //! What PostgreSQL's errors mean, with the database and a way out.
 
-use crate::error::{Error, Kind};
+use crate::{
+    backend::failure::{explained, without_answer},
+    error::{Error, Kind},
+};
 
 /// The SQLSTATE of an error that the server itself reported: https://www.postgresql.org/docs/current/errcodes-appendix.html
 pub(super) fn code(error: &sqlx::Error) -> Option<String> {
@@ -20,7 +23,7 @@ pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
 
 /// The error for "failed to `doing` database …".
 pub(super) fn postgres(name: &str, doing: &str, error: sqlx::Error) -> Error {
-    let (kind, what, help) = match code(&error).as_deref() {
+    let meaning = match code(&error).as_deref() {
         Some("28P01" | "28000") => {
             (Kind::Unavailable, "it refuses this user", Some("look at the user and the password in the url"))
         }
@@ -45,26 +48,7 @@ pub(super) fn postgres(name: &str, doing: &str, error: sqlx::Error) -> Error {
         Some(code) if code.starts_with("57") || code.starts_with("08") => (Kind::Unavailable, "it went away", None),
         Some(code) if code.starts_with("53") => (Kind::Unavailable, "it has no room left", None),
         Some(_) => (Kind::Corrupt, "a statement failed", None),
-        None => match &error {
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => (
-                Kind::Unavailable,
-                "it cannot be reached",
-                Some("the server must run, and the url name its host and port"),
-            ),
-            sqlx::Error::PoolTimedOut => (Kind::Unavailable, "no connection came free in time", None),
-            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => (Kind::Unavailable, "it was closed", None),
-            _ => (Kind::Corrupt, "it holds what this version cannot have written", None),
-        },
+        None => without_answer(&error),
     };
-    // sqlx says a database's sentence twice, once as its own.
-    let cause: Box<dyn std::error::Error + Send + Sync> = match error {
-        sqlx::Error::Database(error) => error.message().to_owned().into(),
-        sqlx::Error::Io(error) => error.into(),
-        error => error.into(),
-    };
-    let context = Error::new(kind, format!("{doing} database {name}: {what}")).because(cause);
-    match help {
-        Some(help) => context.help(help),
-        None => context,
-    }
+    explained(doing, name, meaning, error)
 }

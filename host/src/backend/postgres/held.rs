@@ -6,8 +6,8 @@ use sqlx::{AssertSqlSafe, Row as _, postgres::PgRow};
 use super::{Postgres, source::Place, table::Table};
 use crate::error::Result;
 
-/// The oldest transaction that has written, prepared ones included. What sessions of other users do is shown only to a
-/// member of pg_read_all_stats; their pid, and since when, to everybody.
+/// The oldest transaction that has written, prepared ones included. Of other users' sessions everybody is shown pid, user and
+/// application; what they do, and since when, only a member of pg_read_all_stats.
 const OLDEST: &str = "
     SELECT 'session ' || pid || ' of database ' || coalesce(datname, '?') || ' (user ' || coalesce(usename, '?')
             || ', application \"' || coalesce(application_name, '') || '\", ' || coalesce(state, 'unknown') || ')',

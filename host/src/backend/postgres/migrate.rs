@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::failure;
-use crate::error::{Error, Result};
+use crate::{backend::failure::is_older, error::Result};
 
 /// Step n leads from version n to n + 1. DDL is transactional here: a step happens as a whole.
 const STEPS: [&str; 1] = [include_str!("schema.sql")];
@@ -30,21 +30,14 @@ const ERA: &str = "
 pub(super) async fn migrate(connection: &mut PgConnection, name: &str, read_only: bool) -> Result<()> {
     let failed = |error| failure::postgres(name, "migrate", error);
     let found = version(connection).await.map_err(failed)?;
-    check(found, name)?;
-    if found == SCHEMA_VERSION {
+    if !is_older(found, SCHEMA_VERSION, name, read_only)? {
         return Ok(());
-    }
-    if read_only {
-        return Err(Error::unavailable(format!(
-            "database {name} has schema version {found}, this tendon reads {SCHEMA_VERSION}, and it may not write"
-        ))
-        .help("start a host on it once: that brings it to this version"));
     }
     let mut open = connection.begin().await.map_err(failed)?;
     sqlx::query(LOCK).execute(&mut *open).await.map_err(failed)?;
     // Another host may have been here while this one waited for the lock.
     let found = version(&mut open).await.map_err(failed)?;
-    check(found, name)?;
+    is_older(found, SCHEMA_VERSION, name, read_only)?;
     sqlx::raw_sql(VERSION_TABLE).execute(&mut *open).await.map_err(failed)?;
     for step in STEPS.iter().skip(usize::try_from(found).unwrap_or(usize::MAX)) {
         sqlx::raw_sql(*step).execute(&mut *open).await.map_err(failed)?;
@@ -59,16 +52,6 @@ pub(super) async fn migrate(connection: &mut PgConnection, name: &str, read_only
 /// Begins the era of this cluster, unless it has begun.
 pub(super) async fn begin_era(connection: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::query(ERA).execute(connection).await.map(drop)
-}
-
-fn check(found: i64, name: &str) -> Result<()> {
-    if found > SCHEMA_VERSION {
-        return Err(Error::unavailable(format!(
-            "database {name} has schema version {found}, this tendon knows versions up to {SCHEMA_VERSION}"
-        ))
-        .help("a newer tendon has written it: use that one"));
-    }
-    Ok(())
 }
 
 /// The version of a database; 0 where there is nothing of ours.

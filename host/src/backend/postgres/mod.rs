@@ -10,19 +10,19 @@ mod statement;
 mod store;
 mod table;
 
-use std::{
-    collections::HashMap,
-    str::FromStr as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use super::{Durability, Failpoints, Options, row};
+use super::{
+    Durability, Failpoints, Options,
+    failure::only_read,
+    known::{self, Known},
+    round::no_stream,
+};
 use crate::{
     error::{Error, Result},
     tenant::StreamId,
@@ -53,7 +53,7 @@ struct Inner {
     readers: PgPool,
     writers: PgPool,
     /// The streams that were named so far.
-    tables: Mutex<HashMap<StreamId, Arc<Table>>>,
+    known: Known<Table>,
     failpoints: Failpoints,
 }
 
@@ -79,7 +79,7 @@ impl Postgres {
             read_only: options.read_only,
             readers: pool(&connect, READERS_MAX, options.read_only),
             writers: pool(&connect, WRITERS_MAX, options.read_only),
-            tables: Mutex::default(),
+            known: Known::default(),
             failpoints: Failpoints::default(),
             name,
         })))
@@ -90,7 +90,7 @@ impl Postgres {
     }
 
     pub(super) async fn create_stream(&self, stream: &StreamId) -> Result<()> {
-        if self.table(stream).await?.is_some() {
+        if self.find(stream).await?.is_some() {
             return Ok(());
         }
         self.may_write("make a stream in")?;
@@ -112,53 +112,38 @@ impl Postgres {
 
     /// A stream as a source; `NotFound` where nobody made it.
     pub async fn source(&self, stream: &StreamId) -> Result<PostgresSource> {
-        let table = self.table(stream).await?;
-        let table = table.ok_or_else(|| Error::not_found(format!("there is no stream {stream}")))?;
+        let table = self.find(stream).await?.ok_or_else(|| no_stream(stream))?;
         Ok(PostgresSource::new(self.clone(), table))
     }
 
     pub(super) async fn streams(&self) -> Result<Vec<StreamId>> {
         let rows = sqlx::query_as("SELECT tenant, name FROM tendon.stream ORDER BY tenant, name");
-        let rows: Vec<(String, String)> =
-            rows.fetch_all(&self.0.readers).await.map_err(|error| self.failed("list the streams of", error))?;
-        rows.into_iter()
-            .map(|(tenant, name)| Ok(StreamId { tenant: row::tenant(tenant)?, name: name.parse()? }))
-            .collect()
+        let rows = rows.fetch_all(&self.0.readers).await;
+        known::streams(rows.map_err(|error| self.failed("list the streams of", error))?)
     }
 
     pub(super) async fn close(&self) {
         self.0.readers.close().await;
         self.0.writers.close().await;
         // Whoever waits at a head looks again, and finds the pools closed.
-        self.tables().values().for_each(|table| table.appended.send_modify(|()| ()));
+        self.0.known.all().values().for_each(|table| table.appended.send_modify(|()| ()));
     }
 
     /// The table of a stream; none where nobody made it.
-    async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
-        if let Some(table) = self.tables().get(stream) {
-            return Ok(Some(table.clone()));
+    async fn find(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+        if let Some(table) = self.0.known.get(stream) {
+            return Ok(Some(table));
         }
         let number = sqlx::query_scalar("SELECT number FROM tendon.stream WHERE tenant = $1 AND name = $2")
             .bind(stream.tenant.0.as_str())
             .bind(stream.name.as_str());
         let number = number.fetch_optional(&self.0.readers).await;
-        let Some(number) = number.map_err(|error| self.failed("look for a stream in", error))? else {
-            return Ok(None);
-        };
-        let table = Arc::new(Table::new(stream, number));
-        Ok(Some(self.tables().entry(stream.clone()).or_insert(table).clone()))
-    }
-
-    fn tables(&self) -> MutexGuard<'_, HashMap<StreamId, Arc<Table>>> {
-        self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        let number = number.map_err(|error| self.failed("look for a stream in", error))?;
+        Ok(number.map(|number| self.0.known.add(stream, Table::new(stream, number))))
     }
 
     fn may_write(&self, doing: &str) -> Result<()> {
-        if self.0.read_only {
-            let name = &self.0.name;
-            return Err(Error::unavailable(format!("{doing} database {name}: it was opened only to be read")));
-        }
-        Ok(())
+        if self.0.read_only { Err(only_read(doing, &self.0.name)) } else { Ok(()) }
     }
 
     /// What an error of this database means.

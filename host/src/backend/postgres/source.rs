@@ -13,16 +13,12 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{Postgres, chunk, table::Table};
 use crate::{
+    backend::poll::Poll,
     error::{Error, Result},
     event::{Chunk, Cursor, Event, Timestamp},
     source::{Chunks, Lag, Source, Until},
     tenant::StreamId,
 };
-
-/// The wait after something new, when nothing else wakes the reader.
-const SHORTEST: Duration = Duration::from_millis(2);
-/// The wait when nothing has come for a while.
-const LONGEST: Duration = Duration::from_millis(50);
 
 /// How long a reader waits at the head before it asks whether it is held up, and how often.
 const HELD_UP_MIN: Duration = Duration::from_secs(10);
@@ -133,7 +129,7 @@ struct Reading {
 
 impl Reading {
     async fn next(&mut self) -> Result<Option<Chunk>> {
-        let (mut wait, mut asked) = (SHORTEST, Instant::now());
+        let (mut poll, mut asked) = (Poll::default(), Instant::now());
         loop {
             // Marked before the look, so that an event that comes in between ends the wait.
             self.appended.mark_unchanged();
@@ -148,11 +144,8 @@ impl Reading {
                 asked = Instant::now();
                 self.tell_who_holds_it_up().await;
             }
-            // What this process appended may wait for another transaction, and other processes tell nobody.
-            tokio::select! {
-                _ = self.appended.changed() => wait = SHORTEST,
-                () = tokio::time::sleep(wait) => wait = LONGEST.min(wait * 2),
-            }
+            // What this process appended may wait for others, and other processes tell nobody.
+            poll.wait(&mut self.appended).await;
         }
     }
 

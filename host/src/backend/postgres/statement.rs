@@ -8,12 +8,15 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Postgres as Driver, postgres::PgArguments, query::Query};
 
-use super::{commit::Item, table::Table};
+use super::{
+    commit::{Item, emits},
+    table::Table,
+};
 use crate::{
     backend::{item, row::status_text},
     changes::{Emit, StateKey},
     error::{Error, Result},
-    store::{Committed, Duplicates},
+    store::Committed,
 };
 
 /// The rows must be as they were loaded; `standing` are the commits that may write: those that won, and those that
@@ -159,7 +162,7 @@ fn sql(moves: &Moves<'_>, writes: &Writes<'_>, emits: &Emits<'_>, items: &[Item<
     }
     if !emits.item.is_empty() {
         // Commits that skip duplicates come alone.
-        let skips = items.iter().any(|item| item.commit.duplicates == Duplicates::Skip);
+        let skips = items.iter().any(Item::skips);
         sql.push_str(EMITS);
         sql.push_str(if skips { "ON CONFLICT DO NOTHING RETURNING key)" } else { "RETURNING key)" });
         for table in &emits.tables {
@@ -241,7 +244,7 @@ impl<'a> Writes<'a> {
 
 impl<'a> Emits<'a> {
     fn push(&mut self, number: i32, item: &'a Item<'a>) -> Result<()> {
-        for Emit { key, stream, event } in item.emits() {
+        for Emit { key, stream, event } in emits(item) {
             let Some(table) = item.tables.get(stream) else { continue };
             if !self.tables.iter().any(|known| known.number == table.number) {
                 self.tables.push(table);

@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 
 use super::Postgres;
 use crate::{
-    backend::row,
+    backend::{round, row},
     deployment::Deployment,
     error::{Error, Result},
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
@@ -101,7 +101,7 @@ impl Store for Postgres {
     }
 
     async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
-        self.write(commits).await
+        round::write(self, commits).await
     }
 
     async fn positions(&self) -> Result<Vec<Position>> {

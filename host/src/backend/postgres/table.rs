@@ -17,7 +17,7 @@ pub(super) type Sql = AssertSqlSafe<Arc<str>>;
 const FINAL: &str = "(era < (SELECT max(era) FROM tendon.era) OR xid < pg_snapshot_xmin(pg_current_snapshot()))";
 
 /// See the module.
-pub(super) struct Table {
+pub(in crate::backend) struct Table {
     /// The stream.
     pub(super) stream: StreamId,
     /// The table's number.

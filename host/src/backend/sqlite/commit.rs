@@ -9,10 +9,13 @@ use serde_json::Value;
 
 use super::{Sqlite, encode, failure, table::Table, transaction::Transaction, write::Appended};
 use crate::{
-    backend::{self, item, row},
-    changes::Emit,
+    backend::{
+        item,
+        round::{self, Writer},
+        row,
+    },
     error::{Error, Result},
-    store::{Commit, Committed, Position},
+    store::{Committed, Position},
     tenant::{ShardId, StreamId},
 };
 
@@ -59,104 +62,29 @@ const FOUND: &str = "
     WHERE tenant = m.value->>0 AND consumer = m.value->>1 AND shard = m.value->>2";
 
 /// One commit on its way.
-pub(super) struct Item<'a> {
-    /// What is asked for.
-    pub(super) commit: &'a Commit,
-    /// The tables of the streams that it appends to.
-    pub(super) tables: HashMap<&'a StreamId, Arc<Table>>,
-}
+pub(super) type Item<'a> = round::Item<'a, Table>;
 
-/// A transaction that did not happen, or of which nobody knows.
-struct Failed {
-    error: Error,
-    /// Whether its commits may do better one by one.
-    try_alone: bool,
-}
+impl Writer for Sqlite {
+    type Table = Table;
 
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self { error, try_alone: true }
-    }
-}
-
-impl Sqlite {
-    /// Writes commits together. If that fails for another reason than a lost compare, each is written alone, so that
-    /// each gets its own answer.
-    pub(super) async fn write(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
-        let mut answers: Vec<Option<Result<Committed>>> = Vec::new();
-        let (mut items, mut shards) = (Vec::new(), HashSet::new());
-        for commit in commits {
-            let again = commit.r#move.as_ref().is_some_and(|r#move| !shards.insert(&r#move.from.shard));
-            let item = if again { Err(backend::twice(commit)) } else { self.prepare(commit).await };
-            match item {
-                Ok(item) => {
-                    items.push(item);
-                    answers.push(None);
-                }
-                Err(error) => answers.push(Some(Err(error))),
-            }
-        }
-        let mut written = self.write_all(&items).await.into_iter();
-        let missing = || Err(Error::corrupt("a commit was left without an answer"));
-        answers.into_iter().map(|answer| answer.or_else(|| written.next()).unwrap_or_else(missing)).collect()
-    }
-
-    async fn write_all(&self, items: &[Item<'_>]) -> Vec<Result<Committed>> {
-        if items.is_empty() {
-            return Vec::new();
-        }
-        let failed = match self.transact(items).await {
-            Ok(answers) => return answers,
-            Err(failed) => failed,
-        };
-        if items.len() == 1 {
-            return vec![Err(failed.error)];
-        }
-        let mut answers = Vec::new();
-        for item in items {
-            answers.push(if failed.try_alone {
-                match self.transact(std::slice::from_ref(item)).await {
-                    Ok(mut answers) => answers.pop().unwrap_or_else(|| Ok(Committed::default())),
-                    Err(failed) => Err(failed.error),
-                }
-            } else {
-                Err(Error::new(failed.error.kind(), failed.error.chain())
-                    .help(failed.error.way_out().unwrap_or_default()))
-            });
-        }
-        answers
-    }
-
-    /// Looks the streams up that a commit appends to.
-    async fn prepare<'a>(&self, commit: &'a Commit) -> Result<Item<'a>> {
-        backend::check(commit)?;
-        let mut tables = HashMap::new();
-        for Emit { stream, .. } in &commit.changes.emits {
-            if !tables.contains_key(stream) {
-                let table = self.table(stream).await?;
-                tables.insert(stream, table.ok_or_else(|| Error::not_found(format!("there is no stream {stream}")))?);
-            }
-        }
-        Ok(Item { commit, tables })
+    async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+        self.find(stream).await
     }
 
     /// One transaction. Where all that is asked for is to move positions, that is one statement, which needs no BEGIN and
     /// no COMMIT around it: each is a hop to the thread of the connection, and as expensive as 20 events.
-    async fn transact(&self, items: &[Item<'_>]) -> Result<Vec<Result<Committed>>, Failed> {
+    async fn transact(&self, items: &[Item<'_>]) -> Result<Vec<Result<Committed>>> {
         let points = &self.0.failpoints;
-        // Who does not get the lock would not get it alone either.
-        let together = |error| Failed { error, try_alone: false };
+        let lost = |error| item::lost(items.first().map(|item| item.commit), error);
         if items.iter().all(|item| item::only_moves(item.commit)) {
-            let mut open = self.connect("commit to").await.map_err(together)?;
-            let answers = self.advance(&mut open, items).await.map_err(together)?;
+            let mut open = self.connect("commit to").await?;
+            let answers = self.advance(&mut open, items).await?;
             open.give_back();
-            points
-                .hit("sqlite answer")
-                .map_err(|error| together(item::lost(items.first().map(|item| item.commit), error)))?;
+            points.hit("sqlite answer").map_err(lost)?;
             return Ok(answers);
         }
         points.hit("sqlite begin")?;
-        let mut open = self.begin("commit to").await.map_err(together)?;
+        let mut open = self.begin("commit to").await?;
         let mut answers = self.advance(&mut open, items).await?;
         let standing = items.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
         let standing: Vec<&Item<'_>> = standing.map(|(item, _)| item).collect();
@@ -170,21 +98,17 @@ impl Sqlite {
         for (table, id) in newest {
             table.announce(id);
         }
-        points
-            .hit("sqlite answer")
-            .map_err(|error| together(item::lost(items.first().map(|item| item.commit), error)))?;
+        points.hit("sqlite answer").map_err(lost)?;
         Ok(answers)
     }
+}
 
+impl Sqlite {
     /// What it means that COMMIT failed.
-    fn uncertain(&self, items: &[Item<'_>], error: sqlx::Error) -> Failed {
+    fn uncertain(&self, items: &[Item<'_>], error: sqlx::Error) -> Error {
         let undone = failure::is_undone(&error);
         let error = self.failed("commit to", error);
-        if undone {
-            error.into()
-        } else {
-            Failed { error: item::lost(items.first().map(|item| item.commit), error), try_alone: false }
-        }
+        if undone { error } else { item::lost(items.first().map(|item| item.commit), error) }
     }
 
     /// The next number of the store's counter after `count` were drawn: those are the ones up to it.
@@ -219,7 +143,7 @@ impl Sqlite {
             let json = Value::from(rows).to_string();
             won = self.compare(open, &json).await.map_err(|error| match open.is_begun() {
                 true => self.failed("move a position in", error),
-                false => self.uncertain(items, error).error,
+                false => self.uncertain(items, error),
             })?;
             if won.len() < moves().count() {
                 // By itself the statement is done, and those who won have moved.

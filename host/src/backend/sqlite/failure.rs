@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Kind};
+use crate::{
+    backend::failure::explained,
+    error::{Error, Kind},
+};
 
 // The primary result codes that mean something here: https://www.sqlite.org/rescode.html
 const BUSY: i32 = 5;
@@ -74,14 +77,5 @@ pub(super) fn sqlite(path: &Path, doing: &str, error: sqlx::Error) -> Error {
             _ => (Kind::Corrupt, "it holds what this version cannot have written", None),
         },
     };
-    // sqlx says a database's sentence twice, once as its own.
-    let cause: Box<dyn std::error::Error + Send + Sync> = match error.as_database_error() {
-        Some(error) => error.message().to_owned().into(),
-        None => error.into(),
-    };
-    let context = Error::new(kind, format!("{doing} database {file}: {what}")).because(cause);
-    match help {
-        Some(help) => context.help(help),
-        None => context,
-    }
+    explained(doing, &file.to_string(), (kind, what, help.as_deref()), error)
 }

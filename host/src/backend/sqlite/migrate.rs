@@ -5,7 +5,10 @@ use std::path::Path;
 use sqlx::SqliteConnection;
 
 use super::failure;
-use crate::error::{Error, Result};
+use crate::{
+    backend::failure::is_older,
+    error::{Error, Result},
+};
 
 /// `tndn`: the header field by which a file says that it is ours.
 const APPLICATION_ID: i64 = 0x746e_646e;
@@ -19,20 +22,14 @@ pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;
 /// Brings a database to this version; a second time changes nothing.
 pub(super) async fn migrate(connection: &mut SqliteConnection, path: &Path, read_only: bool) -> Result<()> {
     let version = version(connection, path).await?;
-    if version == SCHEMA_VERSION {
+    if !is_older(version, SCHEMA_VERSION, &path.display().to_string(), read_only)? {
         return Ok(());
-    }
-    if read_only {
-        let file = path.display();
-        return Err(Error::unavailable(format!(
-            "database {file} has schema version {version}, this tendon reads {SCHEMA_VERSION}, and it may not write"
-        ))
-        .help("start a host on it once: that brings it to this version"));
     }
     let failed = |error| failure::sqlite(path, "migrate", error);
     sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(failed)?;
     // Another host may have been here while this one waited for the lock.
     let version = self::version(connection, path).await?;
+    is_older(version, SCHEMA_VERSION, &path.display().to_string(), read_only)?;
     for step in STEPS.iter().skip(usize::try_from(version).unwrap_or(usize::MAX)) {
         sqlx::raw_sql(*step).execute(&mut *connection).await.map_err(failed)?;
     }
@@ -52,12 +49,6 @@ async fn version(connection: &mut SqliteConnection, path: &Path) -> Result<i64> 
     let file = path.display();
     if application != APPLICATION_ID && (application, version, tables) != (0, 0, 0) {
         return Err(Error::invalid(format!("database {file} belongs to another program")).help("name another file"));
-    }
-    if version > SCHEMA_VERSION {
-        return Err(Error::unavailable(format!(
-            "database {file} has schema version {version}, this tendon knows versions up to {SCHEMA_VERSION}"
-        ))
-        .help("a newer tendon has written it: use that one"));
     }
     Ok(version)
 }

@@ -16,7 +16,6 @@ mod transaction;
 mod write;
 
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -31,7 +30,11 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Durability, Failpoints, Options, row};
+use super::{
+    Durability, Failpoints, Options,
+    known::{self, Known},
+    round::no_stream,
+};
 use crate::{
     error::{Error, Result},
     tenant::StreamId,
@@ -68,7 +71,7 @@ struct Inner {
     writer: tokio::sync::Mutex<Option<SqliteConnection>>,
     readers: SqlitePool,
     /// The streams that were named so far.
-    tables: Mutex<HashMap<StreamId, Arc<Table>>>,
+    known: Known<Table>,
     poller: Mutex<Option<JoinHandle<()>>>,
     /// The state that is not in its table yet.
     recent: Mutex<Recent>,
@@ -93,7 +96,7 @@ impl Sqlite {
             read_only: options.read_only,
             writer: tokio::sync::Mutex::new(Some(first)),
             readers,
-            tables: Mutex::default(),
+            known: Known::default(),
             poller: Mutex::default(),
             recent: Mutex::default(),
             failpoints: Failpoints::default(),
@@ -111,7 +114,7 @@ impl Sqlite {
     }
 
     pub(super) async fn create_stream(&self, stream: &StreamId) -> Result<()> {
-        if self.table(stream).await?.is_some() {
+        if self.find(stream).await?.is_some() {
             return Ok(());
         }
         let table = Table::new(stream)?;
@@ -127,17 +130,13 @@ impl Sqlite {
     }
 
     pub(super) async fn source(&self, stream: &StreamId) -> Result<SqliteSource> {
-        let table = self.table(stream).await?;
-        let table = table.ok_or_else(|| Error::not_found(format!("there is no stream {stream}")))?;
+        let table = self.find(stream).await?.ok_or_else(|| no_stream(stream))?;
         Ok(SqliteSource::new(self.clone(), table))
     }
 
     pub(super) async fn streams(&self) -> Result<Vec<StreamId>> {
         let rows = sqlx::query_as("SELECT tenant, name FROM stream ORDER BY tenant, name").fetch_all(&self.0.readers);
-        let rows: Vec<(String, String)> = rows.await.map_err(|error| self.failed("list the streams of", error))?;
-        rows.into_iter()
-            .map(|(tenant, name)| Ok(StreamId { tenant: row::tenant(tenant)?, name: name.parse()? }))
-            .collect()
+        known::streams(rows.await.map_err(|error| self.failed("list the streams of", error))?)
     }
 
     pub(super) async fn close(&self) {
@@ -146,7 +145,7 @@ impl Sqlite {
         }
         self.0.readers.close().await;
         // Whoever waits at a head looks again, and finds the readers closed.
-        self.tables().values().for_each(|table| table.newest.send_modify(|_| ()));
+        self.0.known.all().values().for_each(|table| table.newest.send_modify(|_| ()));
         if let Some(writer) = self.0.writer.lock().await.take() {
             // What was answered is in the file already; a connection that does not end well loses nothing.
             let _ = writer.close().await;
@@ -154,9 +153,9 @@ impl Sqlite {
     }
 
     /// The table of a stream; none where nobody made it.
-    async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
-        if let Some(table) = self.tables().get(stream) {
-            return Ok(Some(table.clone()));
+    async fn find(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+        if let Some(table) = self.0.known.get(stream) {
+            return Ok(Some(table));
         }
         let known = sqlx::query("SELECT 1 FROM stream WHERE tenant = ? AND name = ?")
             .bind(stream.tenant.0.as_str())
@@ -165,12 +164,7 @@ impl Sqlite {
         if known.map_err(|error| self.failed("look for a stream in", error))?.is_none() {
             return Ok(None);
         }
-        let table = Arc::new(Table::new(stream)?);
-        Ok(Some(self.tables().entry(stream.clone()).or_insert(table).clone()))
-    }
-
-    fn tables(&self) -> MutexGuard<'_, HashMap<StreamId, Arc<Table>>> {
-        self.0.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(Some(self.0.known.add(stream, Table::new(stream)?)))
     }
 
     fn poller(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {

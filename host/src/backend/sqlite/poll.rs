@@ -65,7 +65,9 @@ async fn look(sqlite: &Sqlite, eye: &mut Option<Eye>) -> sqlx::Result<bool> {
     eye.version = Some(version);
     let newest: HashMap<String, i64> = newest.into_iter().collect();
     Ok(sqlite
-        .tables()
+        .0
+        .known
+        .all()
         .values()
         .fold(false, |moved, table| newest.get(&table.name).is_some_and(|newest| table.announce(*newest)) || moved))
 }

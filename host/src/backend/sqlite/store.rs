@@ -6,7 +6,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::Sqlite;
 use crate::{
-    backend::row,
+    backend::{round, row},
     deployment::Deployment,
     error::{Error, Result},
     store::{Commit, Committed, Digest, Fence, Key, Owner, Position, Scope, Store, Swap},
@@ -66,7 +66,7 @@ impl Store for Sqlite {
     }
 
     async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
-        self.write(commits).await
+        round::write(self, commits).await
     }
 
     async fn positions(&self) -> Result<Vec<Position>> {

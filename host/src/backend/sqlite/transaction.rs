@@ -4,7 +4,7 @@ use sqlx::{ConnectOptions as _, SqliteConnection};
 use tokio::sync::MutexGuard;
 
 use super::{Sqlite, recent::Written};
-use crate::error::{Error, Result};
+use crate::{backend::failure::only_read, error::Result};
 
 /// Holds the writing connection. Dropping it closes the connection, which rolls back, wherever the transaction was: not
 /// even an error that made SQLite itself roll back leaves anything that has to be known.
@@ -39,8 +39,7 @@ impl Sqlite {
     /// Takes the writing connection, for one statement that is a transaction of its own.
     pub(super) async fn connect(&self, doing: &str) -> Result<Transaction<'_>> {
         if self.0.read_only {
-            let file = self.0.path.display();
-            return Err(Error::unavailable(format!("{doing} database {file}: it was opened only to be read")));
+            return Err(only_read(doing, &self.0.path.display().to_string()));
         }
         let mut home = self.0.writer.lock().await;
         let connection = match home.take() {

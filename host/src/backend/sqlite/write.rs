@@ -1,9 +1,6 @@
 //! What a commit writes beside positions and state: events, history, deployments.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -15,12 +12,13 @@ use super::{
     transaction::Transaction,
 };
 use crate::{
-    backend::item,
-    changes::Emit,
+    backend::{
+        item,
+        round::{Wanted, wanted},
+    },
     error::{Error, Result},
     event::EventKey,
-    store::{Committed, Duplicates},
-    tenant::StreamId,
+    store::Committed,
 };
 
 const INSERT_HISTORY: &str = "
@@ -41,17 +39,9 @@ pub(super) struct Appended {
     pub(super) newest: Vec<(Arc<Table>, i64)>,
 }
 
-/// What is to be appended.
-#[derive(Default)]
-struct Wanted<'a> {
-    counts: Vec<u64>,
-    keys: Vec<&'a EventKey>,
-    streams: HashMap<&'a StreamId, (Arc<Table>, Vec<&'a Emit>)>,
-}
-
 impl Sqlite {
     /// Appends the emitted events: the keys of all, then those of each stream in their order.
-    pub(super) async fn append(&self, open: &mut Transaction<'_>, items: &[&Item<'_>]) -> Result<Appended> {
+    pub(super) async fn append<'a>(&self, open: &mut Transaction<'_>, items: &[&'a Item<'a>]) -> Result<Appended> {
         let known = self.known(open, items).await?;
         let Wanted { counts, keys, streams } = wanted(items, &known);
         if !keys.is_empty() {
@@ -74,7 +64,7 @@ impl Sqlite {
 
     /// The keys, of items that skip duplicates, that are in the store already.
     async fn known(&self, open: &mut Transaction<'_>, items: &[&Item<'_>]) -> Result<HashSet<EventKey>> {
-        let skipping = items.iter().filter(|item| item.commit.duplicates == Duplicates::Skip);
+        let skipping = items.iter().filter(|item| item.skips());
         let emits = skipping.flat_map(|item| &item.commit.changes.emits);
         let keys: Vec<&EventKey> = emits.map(|emit| &emit.key).collect();
         if keys.is_empty() {
@@ -170,21 +160,4 @@ impl Sqlite {
         }
         Ok(())
     }
-}
-
-/// Which events are appended: all, but for those that a producer repeats.
-fn wanted<'a>(items: &[&'a Item<'_>], known: &HashSet<EventKey>) -> Wanted<'a> {
-    let (mut wanted, mut seen) = (Wanted::default(), HashSet::new());
-    for item in items {
-        let skips = item.commit.duplicates == Duplicates::Skip;
-        let before = wanted.keys.len();
-        for emit in &item.commit.changes.emits {
-            let fresh = seen.insert(emit.key) && !known.contains(&emit.key);
-            let Some(table) = item.tables.get(&emit.stream).filter(|_| fresh || !skips) else { continue };
-            wanted.streams.entry(&emit.stream).or_insert_with(|| (table.clone(), Vec::new())).1.push(emit);
-            wanted.keys.push(&emit.key);
-        }
-        wanted.counts.push((wanted.keys.len() - before) as u64);
-    }
-    wanted
 }
