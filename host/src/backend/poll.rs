@@ -19,11 +19,18 @@ impl Default for Poll {
 }
 
 impl Poll {
-    /// Until this process appends, or it is time to look again: each time later, as long as nothing comes.
-    pub(super) async fn wait(&mut self, appended: &mut watch::Receiver<()>) {
+    /// Until this process appends, or it is time to look again: each time later, as long as nothing comes. Whether it is
+    /// known that there is something new.
+    pub(super) async fn wait(&mut self, appended: &mut watch::Receiver<()>) -> bool {
         tokio::select! {
-            _ = appended.changed() => self.0 = SHORTEST,
-            () = tokio::time::sleep(self.0) => self.0 = LONGEST.min(self.0 * 2),
+            _ = appended.changed() => {
+                self.0 = SHORTEST;
+                true
+            }
+            () = tokio::time::sleep(self.0) => {
+                self.0 = LONGEST.min(self.0 * 2);
+                false
+            }
         }
     }
 }

@@ -103,9 +103,11 @@ impl Resolver<'_, '_> {
                 let message = format!("`url` is {text:?}: this version has no {scheme} store");
                 self.places.at_value(Code::Unsupported, &path, message, suggestion);
             }
-            _ => {
+            other => {
+                // What comes after a scheme may be a password.
+                let found = other.map_or_else(|| format!("{text:?}"), |(scheme, _)| format!("of scheme {scheme:?}"));
                 let message = format!(
-                    "`url` is {text:?}, expected sqlite:// and the path of a file, or postgres:// or mysql:// and a server"
+                    "`url` is {found}, expected sqlite:// and the path of a file, or postgres:// or mysql:// and a server"
                 );
                 self.places.at_value(Code::BadValue, &path, message, suggestion);
             }

@@ -74,18 +74,27 @@ struct Reading {
 impl Reading {
     async fn next(&mut self) -> Result<Option<Chunk>> {
         let mut poll = Poll::default();
+        // At first there may be anything.
+        let mut is_told = true;
         loop {
             // Marked before the look, so that an event that comes in between ends the wait.
             self.appended.mark_unchanged();
-            let events = self.read().await?;
-            if !events.is_empty() {
-                return Ok(Some(Chunk { events }));
+            if is_told || self.is_behind().await? {
+                let events = self.read().await?;
+                if !events.is_empty() {
+                    return Ok(Some(Chunk { events }));
+                }
             }
             if self.until == Until::Head {
                 return Ok(None);
             }
-            poll.wait(&mut self.appended).await;
+            is_told = poll.wait(&mut self.appended).await;
         }
+    }
+
+    async fn is_behind(&self) -> Result<bool> {
+        let behind = sqlx::query_scalar(self.table.is_behind()).bind(self.after);
+        behind.fetch_one(&self.mysql.0.readers).await.map_err(|error| self.mysql.failed("read", error))
     }
 
     async fn read(&mut self) -> Result<Vec<Event>> {

@@ -22,6 +22,7 @@ pub(in crate::backend) struct Table {
     /// Moves when this process has appended: wakes those that wait at the head.
     pub(super) appended: watch::Sender<()>,
     read: Arc<str>,
+    is_behind: Arc<str>,
     head: Arc<str>,
     lag: Arc<str>,
 }
@@ -34,6 +35,7 @@ impl Table {
             number,
             appended: watch::Sender::new(()),
             read: read_sql(&table).into(),
+            is_behind: format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE id > ?)").into(),
             head: format!("SELECT MAX(id) FROM {table}").into(),
             lag: format!(
                 "SELECT (SELECT MAX(id) FROM {table}) - id + 1, timestamp FROM {table} WHERE id > ? ORDER BY id LIMIT 1"
@@ -45,6 +47,11 @@ impl Table {
     /// The next chunk of rows after an id.
     pub(super) fn read(&self) -> Sql {
         AssertSqlSafe(self.read.clone())
+    }
+
+    /// Whether there is such a row: what costs a server a tenth of reading none.
+    pub(super) fn is_behind(&self) -> Sql {
+        AssertSqlSafe(self.is_behind.clone())
     }
 
     /// The id of the last row; NULL where there is none.

@@ -31,7 +31,10 @@ pub(super) fn postgres(name: &str, doing: &str, error: sqlx::Error) -> Error {
         Some("42501") => (
             Kind::Unavailable,
             "this user lacks a right",
-            Some("GRANT CREATE ON DATABASE … TO this user lets tendon make its schema, `tendon`"),
+            Some(
+                "GRANT CREATE ON DATABASE … TO this user lets it make the schema `tendon`; where that is there already, its \
+                owner GRANTs ALL ON SCHEMA tendon, and ON ALL TABLES and ALL SEQUENCES IN SCHEMA tendon",
+            ),
         ),
         Some("53100") => (Kind::Unavailable, "its disk is full", Some("free space there; what was committed is safe")),
         Some("53300") => (

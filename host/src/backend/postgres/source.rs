@@ -130,12 +130,16 @@ struct Reading {
 impl Reading {
     async fn next(&mut self) -> Result<Option<Chunk>> {
         let (mut poll, mut asked) = (Poll::default(), Instant::now());
+        // At first there may be anything.
+        let mut is_told = true;
         loop {
             // Marked before the look, so that an event that comes in between ends the wait.
             self.appended.mark_unchanged();
-            let events = self.read().await?;
-            if !events.is_empty() {
-                return Ok(Some(Chunk { events }));
+            if is_told || self.is_behind().await? {
+                let events = self.read().await?;
+                if !events.is_empty() {
+                    return Ok(Some(Chunk { events }));
+                }
             }
             if self.until == Until::Head {
                 return Ok(None);
@@ -145,7 +149,7 @@ impl Reading {
                 self.tell_who_holds_it_up().await;
             }
             // What this process appended may wait for others, and other processes tell nobody.
-            poll.wait(&mut self.appended).await;
+            is_told = poll.wait(&mut self.appended).await;
         }
     }
 
@@ -154,6 +158,12 @@ impl Reading {
         if let Ok(Some(why)) = self.postgres.held_up_by(&self.table, self.after).await {
             tracing::warn!(stream = %self.table.stream, "the stream is held up: {why}");
         }
+    }
+
+    async fn is_behind(&self) -> Result<bool> {
+        let Place { era, xid, id } = self.after;
+        let behind = sqlx::query_scalar(self.table.is_behind()).bind(era).bind(xid.to_string()).bind(id);
+        behind.fetch_one(&self.postgres.0.readers).await.map_err(|error| self.postgres.failed("read", error))
     }
 
     async fn read(&mut self) -> Result<Vec<Event>> {

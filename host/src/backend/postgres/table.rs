@@ -25,6 +25,7 @@ pub(in crate::backend) struct Table {
     /// Moves when this process has appended: wakes those that wait at the head.
     pub(super) appended: watch::Sender<()>,
     read: Arc<str>,
+    is_behind: Arc<str>,
     head: Arc<str>,
     lag: Arc<str>,
 }
@@ -37,6 +38,10 @@ impl Table {
             number,
             appended: watch::Sender::new(()),
             read: read_sql(&table).into(),
+            is_behind: format!(
+                "SELECT EXISTS (SELECT 1 FROM {table} WHERE (era, xid, id) > ($1, $2::text::xid8, $3) AND {FINAL})"
+            )
+            .into(),
             head: format!(
                 "SELECT era, xid::text::bigint, id FROM {table} WHERE {FINAL} ORDER BY era DESC, xid DESC, id DESC LIMIT 1"
             )
@@ -56,6 +61,11 @@ impl Table {
     /// The next chunk of rows after an era, an xid and an id.
     pub(super) fn read(&self) -> Sql {
         AssertSqlSafe(self.read.clone())
+    }
+
+    /// Whether there is such a row: what costs a server a tenth of reading none.
+    pub(super) fn is_behind(&self) -> Sql {
+        AssertSqlSafe(self.is_behind.clone())
     }
 
     /// The last row whose order is final.
