@@ -171,6 +171,11 @@ fn connect_options(url: &str, options: Options) -> Result<PgConnectOptions> {
         // A statement sees what was committed when it began; a longer view would hold a reader at an old horizon.
         ("default_transaction_isolation", "read committed"),
         ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
+        // Every statement has one good plan, by an index. Left alone the server plans most of them anew each time, which
+        // costs it more than they do, and of a table that was small a moment ago it would read every row.
+        ("plan_cache_mode", "force_generic_plan"),
+        ("enable_seqscan", "off"),
+        ("jit", "off"),
     ]))
 }
 
