@@ -22,6 +22,7 @@ use tendon_tests::{
     place::{Place as _, PostgresPlace, append, claim, commit, emit, filled, read, shard, stream},
     servers::has_postgres,
 };
+use tokio::sync::Notify;
 
 macro_rules! needs_postgres {
     () => {
@@ -47,7 +48,7 @@ async fn insert<'c>(connection: &'c mut PgConnection, text: &str) -> Transaction
 }
 
 /// Transactions of one to three inserts that take up to 12 ms; one in twenty is rolled back. What was committed.
-async fn write(mut connection: PgConnection, writer: u64) -> Vec<String> {
+async fn write(mut connection: PgConnection, writer: u64, some: Arc<Notify>) -> Vec<String> {
     let mut committed = Vec::new();
     for n in 0..TRANSACTIONS {
         let mut open = connection.begin().await.unwrap();
@@ -63,6 +64,7 @@ async fn write(mut connection: PgConnection, writer: u64) -> Vec<String> {
         } else {
             open.commit().await.unwrap();
             committed.extend(mine);
+            some.notify_one();
         }
     }
     committed
@@ -121,11 +123,14 @@ async fn no_event_of_concurrent_writers_is_lost_or_repeated_and_a_naive_reader_l
     let (done, wanted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(u64::MAX)));
     let naive = tokio::spawn(read_naively(place.0.connect().await, done.clone()));
     let reader = tokio::spawn(read_with_restarts(source.clone(), wanted.clone()));
+    let some = Arc::new(Notify::new());
     let mut writers = Vec::new();
     for writer in 0..WRITERS {
-        writers.push(tokio::spawn(write(place.0.connect().await, writer)));
+        writers.push(tokio::spawn(write(place.0.connect().await, writer, some.clone())));
     }
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..10 {
+        some.notified().await;
+    }
     first.commit().await.unwrap();
     let mut committed = BTreeSet::from(["first".to_owned()]);
     for writer in writers {
