@@ -4,10 +4,12 @@ use std::{cmp::Ordering, pin::Pin};
 
 use async_trait::async_trait;
 use futures_util::Stream;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::Result,
-    event::{Chunk, Cursor, Timestamp},
+    error::{Error, Result},
+    event::{Chunk, Cursor, Event, Timestamp},
+    store::Position,
 };
 
 /// The chunks of a stream, in order. Dropping it ends the reading and leaks nothing.
@@ -31,6 +33,17 @@ pub struct Lag {
     pub oldest: Option<Timestamp>,
 }
 
+/// What keeps events from being read that are there: nobody may read past a transaction that can still commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldUp {
+    /// Which session or transaction, for the operator.
+    pub by: String,
+    /// Since when it is open, where the server tells.
+    pub since: Option<Timestamp>,
+    /// How to end it.
+    pub way_out: Option<String>,
+}
+
 /// One stream, as a backend reads it.
 #[async_trait]
 pub trait Source: Send + Sync {
@@ -46,4 +59,30 @@ pub trait Source: Send + Sync {
 
     /// The source's own order of two cursors.
     fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering;
+
+    /// The event whose cursor this is: none at the start, and none where it was removed and whatever comes next still
+    /// follows it. A place that the stream no longer has is `Corrupt`: it was truncated, pruned or restored.
+    async fn event_at(&self, cursor: &Cursor) -> Result<Option<Event>>;
+
+    /// What holds up the events after a cursor; none where there are none, or where they can be read.
+    async fn held_up(&self, _after: &Cursor) -> Result<Option<HeldUp>> {
+        Ok(None)
+    }
 }
+
+/// Refuses to read on from a position whose stream is not the one that it was read from.
+pub async fn verify(source: &dyn Source, position: &Position) -> Result<()> {
+    let event = source.event_at(&position.cursor).await?;
+    match (event, position.last_event) {
+        (Some(event), Some(hash)) if event.hash() != hash => Err(Error::corrupt(format!(
+            "{}: event {} is not the one that was handled: its stream was restored, or its row was changed",
+            position.shard, event.id
+        ))
+        .help(REPLACED)),
+        _ => Ok(()),
+    }
+}
+
+/// What to do about a stream that is not what it was.
+pub const REPLACED: &str = "put back what was there; or give the consumer another name, so that it begins with a position and \
+    a state of its own";

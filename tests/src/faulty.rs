@@ -14,7 +14,7 @@ use futures_util::StreamExt as _;
 use tendon::{
     deployment::Deployment,
     error::{Error, Kind, Result},
-    event::Cursor,
+    event::{Cursor, Event},
     source::{Chunks, Lag, Source, Until},
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
     tenant::ShardId,
@@ -144,5 +144,9 @@ impl Source for FaultySource {
 
     fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
         self.inner.compare(a, b)
+    }
+
+    async fn event_at(&self, cursor: &Cursor) -> Result<Option<Event>> {
+        self.fault.through(self.inner.event_at(cursor)).await
     }
 }

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod binary;
 pub mod deployments;
 pub mod faulty;
+pub mod gap;
 pub mod guests;
 pub mod native;
 pub mod place;

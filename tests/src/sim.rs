@@ -440,4 +440,8 @@ impl Source for FaultySource {
     fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
         self.inner.compare(a, b)
     }
+
+    async fn event_at(&self, cursor: &Cursor) -> Result<Option<Event>> {
+        self.inner.event_at(cursor).await
+    }
 }

@@ -2,14 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use super::row;
 use crate::{error::Result, tenant::StreamId};
 
 /// See the module.
-pub(super) struct Known<T>(Mutex<HashMap<StreamId, Arc<T>>>);
+pub(super) struct Known<T>(Mutex<HashMap<StreamId, T>>);
 
 impl<T> Default for Known<T> {
     fn default() -> Self {
@@ -17,18 +17,18 @@ impl<T> Default for Known<T> {
     }
 }
 
-impl<T> Known<T> {
-    pub(super) fn get(&self, stream: &StreamId) -> Option<Arc<T>> {
+impl<T: Clone> Known<T> {
+    pub(super) fn get(&self, stream: &StreamId) -> Option<T> {
         self.all().get(stream).cloned()
     }
 
     /// Remembers a table; whoever came first has made the one that all use.
-    pub(super) fn add(&self, stream: &StreamId, table: T) -> Arc<T> {
-        self.all().entry(stream.clone()).or_insert_with(|| Arc::new(table)).clone()
+    pub(super) fn add(&self, stream: &StreamId, table: T) -> T {
+        self.all().entry(stream.clone()).or_insert(table).clone()
     }
 
     /// All of them.
-    pub(super) fn all(&self) -> MutexGuard<'_, HashMap<StreamId, Arc<T>>> {
+    pub(super) fn all(&self) -> MutexGuard<'_, HashMap<StreamId, T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

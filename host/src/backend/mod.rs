@@ -3,6 +3,7 @@
 
 pub mod failpoint;
 mod failure;
+pub mod foreign;
 mod item;
 mod known;
 pub mod memory;
@@ -22,13 +23,19 @@ use crate::{
     error::{Error, Result},
     event::Cursor,
     limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX},
-    source::Source,
+    source::{REPLACED, Source},
     store::{Commit, Move, Position, Store},
     tenant::StreamId,
 };
 
 pub use self::failpoint::Failpoints;
-use self::{memory::Memory, mysql::Mysql, postgres::Postgres, sqlite::Sqlite};
+use self::{
+    foreign::{Finding, ForeignTable},
+    memory::Memory,
+    mysql::Mysql,
+    postgres::Postgres,
+    sqlite::Sqlite,
+};
 
 /// Events that one chunk holds at the most.
 pub const CHUNK_EVENTS_MAX: usize = 1024;
@@ -103,13 +110,31 @@ impl Database {
         }
     }
 
+    /// Lets a table that was there before be a stream, as long as this database is open. An error says why it cannot be.
+    pub async fn adopt(&self, stream: &StreamId, table: &ForeignTable) -> Result<()> {
+        match self {
+            Self::Memory(_) | Self::Sqlite(_) => Err(no_foreign()),
+            Self::Mysql(mysql) => mysql.adopt(stream, table).await,
+            Self::Postgres(postgres) => postgres.adopt(stream, table).await,
+        }
+    }
+
+    /// What there is to say about such a table.
+    pub async fn inspect(&self, table: &ForeignTable) -> Result<Vec<Finding>> {
+        match self {
+            Self::Memory(_) | Self::Sqlite(_) => Err(no_foreign()),
+            Self::Mysql(mysql) => Ok(mysql.inspect(table).await?.0.findings),
+            Self::Postgres(postgres) => Ok(postgres.inspect(table).await?.0.findings),
+        }
+    }
+
     /// A stream as a source; `NotFound` where nobody made it.
     pub async fn source(&self, stream: &StreamId) -> Result<Arc<dyn Source>> {
         match self {
             Self::Memory(memory) => Ok(Arc::new(memory.source(stream).await?)),
             Self::Sqlite(sqlite) => Ok(Arc::new(sqlite.source(stream).await?)),
-            Self::Mysql(mysql) => Ok(Arc::new(mysql.source(stream).await?)),
-            Self::Postgres(postgres) => Ok(Arc::new(postgres.source(stream).await?)),
+            Self::Mysql(mysql) => mysql.source(stream).await,
+            Self::Postgres(postgres) => postgres.source(stream).await,
         }
     }
 
@@ -144,6 +169,10 @@ impl Database {
     }
 }
 
+fn no_foreign() -> Error {
+    Error::invalid("only a MySQL, MariaDB or PostgreSQL database has tables that can be streams")
+}
+
 /// The cursor after the event of this number; numbers count from 1.
 fn cursor_at(number: i64) -> Cursor {
     if number == 0 { Cursor::START } else { Cursor(Bytes::from(number.to_string())) }
@@ -160,6 +189,14 @@ fn number_of(cursor: &Cursor, stream: &StreamId) -> Result<i64> {
         Error::invalid(format!("cursor {cursor} is not one of stream {stream}"))
             .help("its cursors are the decimal ids of its events")
     })
+}
+
+/// The error of a place whose event is gone.
+fn gone(stream: &StreamId, cursor: impl std::fmt::Display, why: &str) -> Error {
+    Error::corrupt(format!(
+        "stream {stream} has lost the event at cursor {cursor} ({why}): it was truncated, pruned or restored"
+    ))
+    .help(REPLACED)
 }
 
 /// The order of decimal numbers without leading zeros, the empty text first.

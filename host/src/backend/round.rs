@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     future::Future,
-    sync::Arc,
 };
 
 use super::{check, twice};
@@ -20,7 +19,7 @@ pub(super) struct Item<'a, T> {
     /// What is asked for.
     pub(super) commit: &'a Commit,
     /// The tables of the streams that it appends to.
-    pub(super) tables: HashMap<&'a StreamId, Arc<T>>,
+    pub(super) tables: HashMap<&'a StreamId, T>,
 }
 
 /// What is to be appended.
@@ -29,7 +28,7 @@ pub(super) struct Wanted<'a, T> {
     pub(super) counts: Vec<u64>,
     pub(super) keys: Vec<&'a EventKey>,
     /// The events of each stream in their order. Streams have an order, too: all take them in that one.
-    pub(super) streams: BTreeMap<&'a StreamId, (Arc<T>, Vec<&'a Emit>)>,
+    pub(super) streams: BTreeMap<&'a StreamId, (T, Vec<&'a Emit>)>,
 }
 
 impl<T> Item<'_, T> {
@@ -42,10 +41,10 @@ impl<T> Item<'_, T> {
 /// A database that writes commits.
 pub(super) trait Writer: Sync {
     /// What it knows of a stream.
-    type Table: Send + Sync;
+    type Table: Clone + Send + Sync;
 
     /// A stream's table; none where nobody made it.
-    fn table(&self, stream: &StreamId) -> impl Future<Output = Result<Option<Arc<Self::Table>>>> + Send;
+    fn table(&self, stream: &StreamId) -> impl Future<Output = Result<Option<Self::Table>>> + Send;
 
     /// Writes commits in one transaction.
     fn transact(&self, items: &[Item<'_, Self::Table>]) -> impl Future<Output = Result<Vec<Result<Committed>>>> + Send;
@@ -126,7 +125,7 @@ async fn prepare<'a, W: Writer>(writer: &W, commit: &'a Commit) -> Result<Item<'
 }
 
 /// Which events are appended: all, but for those that a producer repeats.
-pub(super) fn wanted<'a, T>(items: &[&'a Item<'a, T>], known: &HashSet<EventKey>) -> Wanted<'a, T> {
+pub(super) fn wanted<'a, T: Clone>(items: &[&'a Item<'a, T>], known: &HashSet<EventKey>) -> Wanted<'a, T> {
     let mut wanted = Wanted { counts: Vec::new(), keys: Vec::new(), streams: BTreeMap::new() };
     let mut seen = HashSet::new();
     for item in items {

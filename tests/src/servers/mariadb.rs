@@ -1,4 +1,4 @@
-//! MariaDB: all tests of a process share a server, each with a database of its own.
+//! MariaDB: all tests of a process share a server of each kind, each with a database of its own.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +16,18 @@ struct Server {
     _running: Option<Running>,
 }
 
-static SERVER: OnceLock<Server> = OnceLock::new();
+/// How a server is set up, where that makes a difference to who reads a table that others insert into.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// The plugin that shows metadata locks; `innodb_autoinc_lock_mode` 1, as MariaDB has it.
+    Plugin,
+    /// The performance schema, which shows them, too; `innodb_autoinc_lock_mode` 2, as MySQL 8 has it.
+    PerformanceSchema,
+    /// Neither.
+    Bare,
+}
+
+static SERVERS: [OnceLock<Server>; 3] = [const { OnceLock::new() }; 3];
 
 /// A new database.
 pub struct MariadbDatabase {
@@ -32,7 +43,13 @@ pub fn has_mariadb() -> bool {
 impl MariadbDatabase {
     /// Makes one.
     pub async fn fresh() -> Self {
-        let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(Server::start)).await.unwrap();
+        Self::fresh_on(Kind::Plugin).await
+    }
+
+    /// Makes one on a server that is set up so.
+    pub async fn fresh_on(kind: Kind) -> Self {
+        let start = move || SERVERS[kind as usize].get_or_init(|| Server::start(kind));
+        let server = tokio::task::spawn_blocking(start).await.unwrap();
         let name = fresh_name();
         let mut connection = MySqlConnection::connect(&format!("{}/", server.url)).await.unwrap();
         let create = format!("CREATE DATABASE {name}");
@@ -46,6 +63,16 @@ impl MariadbDatabase {
         format!("{}/{}", self.server.url, self.name)
     }
 
+    /// Its URL for another user.
+    pub fn url_of(&self, user: &str) -> String {
+        self.url().replacen("root", user, 1)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A connection of one's own.
     pub async fn connect(&self) -> MySqlConnection {
         MySqlConnection::connect(&self.url()).await.unwrap()
@@ -53,7 +80,7 @@ impl MariadbDatabase {
 }
 
 impl Server {
-    fn start() -> Self {
+    fn start(kind: Kind) -> Self {
         if let Some(url) = named(URL) {
             return Self { url, _running: None };
         }
@@ -62,13 +89,21 @@ impl Server {
         let port = free_port();
         let user = user.map(|user| format!("--user={user}")).unwrap_or_default();
         let (install, server) = (install.display(), server.display());
+        let settings = match kind {
+            Kind::Plugin => "--innodb-autoinc-lock-mode=1 --plugin-load-add=metadata_lock_info",
+            Kind::PerformanceSchema => {
+                "--innodb-autoinc-lock-mode=2 --performance-schema=ON \
+                --performance-schema-instrument=wait/lock/metadata/sql/mdl=ON"
+            }
+            Kind::Bare => "--innodb-autoinc-lock-mode=2",
+        };
         let socket = folder.path().join("s").display().to_string();
         let script = format!(
-            "{install} --no-defaults {user} --datadir=$PWD/data --auth-root-authentication-method=normal \
+            "{install} --no-defaults {user} --datadir=$PWD/data --tmpdir=$PWD --auth-root-authentication-method=normal \
                 --skip-test-db --skip-name-resolve > log 2>&1
-            {server} --no-defaults {user} --datadir=$PWD/data --socket={socket} --pid-file=$PWD/pid \
+            {server} --no-defaults {user} --datadir=$PWD/data --tmpdir=$PWD --socket={socket} --pid-file=$PWD/pid \
                 --bind-address=127.0.0.1 --port={port} --skip-name-resolve --max-connections=500 \
-                --innodb-flush-method=nosync --sync-frm=0 --innodb-log-file-size=64M >> log 2>&1"
+                {settings} --innodb-flush-method=nosync --sync-frm=0 --innodb-log-file-size=64M >> log 2>&1"
         );
         let ready = || succeeds(&admin, &["--no-defaults", "-uroot", &format!("-S{socket}"), "ping"]);
         let running = Running::start(folder, &script, "KILL", ready);

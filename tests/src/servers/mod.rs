@@ -15,7 +15,7 @@ use std::{
 use tempfile::TempDir;
 
 pub use self::{
-    mariadb::{MariadbDatabase, has_mariadb},
+    mariadb::{Kind as MariadbKind, MariadbDatabase, has_mariadb},
     postgres::{PostgresDatabase, copy, has_postgres},
 };
 

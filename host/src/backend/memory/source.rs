@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::{Memory, no_stream};
 use crate::{
-    backend::{CHUNK_BYTES_MAX, CHUNK_EVENTS_MAX, compare_numbers, cursor_at, number_of},
+    backend::{CHUNK_BYTES_MAX, CHUNK_EVENTS_MAX, compare_numbers, cursor_at, gone, number_of},
     error::Result,
     event::{Chunk, Cursor, Event},
     source::{Chunks, Lag, Source, Until},
@@ -68,6 +68,13 @@ impl Source for MemorySource {
 
     fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
         compare_numbers(a, b)
+    }
+
+    async fn event_at(&self, cursor: &Cursor) -> Result<Option<Event>> {
+        let Some(at) = self.after(cursor)?.checked_sub(1) else { return Ok(None) };
+        let tables = self.memory.tables.lock().await;
+        let event = tables.streams.get(&self.stream).and_then(|log| log.events.get(at));
+        event.cloned().map(Some).ok_or_else(|| gone(&self.stream, cursor, "no event has it"))
     }
 }
 

@@ -1,10 +1,10 @@
 //! The commit: one transaction with a constant number of statements, however much it carries.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Mysql, failure::Failed, table::Table, transaction::Transaction, write};
+use super::{Log, Mysql, failure::Failed, transaction::Transaction, write};
 use crate::{
     backend::{
         item,
@@ -48,12 +48,12 @@ const PAUSE: Duration = Duration::from_millis(8);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
 /// One commit on its way.
-pub(super) type Item<'a> = round::Item<'a, Table>;
+pub(super) type Item<'a> = round::Item<'a, Log>;
 
 impl Writer for Mysql {
-    type Table = Table;
+    type Table = Log;
 
-    async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+    async fn table(&self, stream: &StreamId) -> Result<Option<Log>> {
         self.find(stream).await
     }
 
@@ -74,8 +74,8 @@ impl Writer for Mysql {
             }
             tries += 1;
         };
-        for table in items.iter().flat_map(|item| item.tables.values()) {
-            table.appended.send_replace(());
+        for log in items.iter().flat_map(|item| item.tables.values()) {
+            log.appended().send_replace(());
         }
         self.0.failpoints.hit("mysql answer").map_err(lost)?;
         Ok(answers)

@@ -20,7 +20,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// so `relaxed` durability is as full here as the server is.
 const SESSION: &str = "
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', SESSION autocommit = 1,
-        SESSION innodb_lock_wait_timeout = 3 /*M!100300 , SESSION idle_transaction_timeout = 5 */;
+        SESSION innodb_lock_wait_timeout = 3, SESSION time_zone = '+00:00'
+        /*M!100300 , SESSION idle_transaction_timeout = 5 */ /*!80000 , SESSION information_schema_stats_expiry = 0 */;
     SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 
 const READ_ONLY: &str = "SET SESSION TRANSACTION READ ONLY";

@@ -103,6 +103,11 @@ fn reported(number: u16) -> Meaning<'static> {
             "its binary log takes statements only",
             Some("set binlog_format to ROW or MIXED on the server"),
         ),
+        1048 | 1264 | 1265 | 1292 | 1364 | 1366 | 1406 | 1452 => (
+            Kind::Invalid,
+            "a value does not fit its table",
+            Some("what is emitted must fit the columns of its stream"),
+        ),
         1205 | 1213 => (Kind::Unavailable, "others were in the way", None),
         1053 | 1077..=1079 | 1158..=1161 | 1180 | 1317 | 1927 | 1969 | 2006 | 2013 | 3024 | 4031 => {
             (Kind::Unavailable, "it went away", None)

@@ -7,6 +7,9 @@ mod chunk;
 mod commit;
 mod connect;
 mod failure;
+mod foreign;
+mod holders;
+mod inspect;
 mod migrate;
 mod position;
 mod source;
@@ -19,20 +22,38 @@ mod write;
 use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, MySqlPool};
+use tokio::sync::watch;
 
 use super::{
     Failpoints, Options,
     failure::only_read,
+    foreign::{self as foreign_tables, ForeignSource, ForeignTable, table_of_its_own},
     known::{self, Known},
     round::no_stream,
 };
 use crate::{
     error::{Error, Result},
+    source::Source,
     tenant::StreamId,
 };
 
-use self::table::Table;
 pub use self::{commit::FAILPOINTS, migrate::SCHEMA_VERSION, source::MysqlSource};
+use self::{
+    foreign::{ForeignLog, Reader},
+    table::Table,
+};
+
+/// Where a stream is.
+pub(in crate::backend) type Log = foreign_tables::Log<Table, ForeignLog>;
+
+impl Log {
+    fn appended(&self) -> &watch::Sender<()> {
+        match self {
+            Self::Own(table) => &table.appended,
+            Self::Foreign(log) => &log.tracked.appended,
+        }
+    }
+}
 
 /// Connections that read streams and state.
 const READERS_MAX: u32 = 8;
@@ -52,7 +73,7 @@ struct Inner {
     readers: MySqlPool,
     writers: MySqlPool,
     /// The streams that were named so far.
-    known: Known<Table>,
+    known: Known<Log>,
     failpoints: Failpoints,
 }
 
@@ -106,9 +127,21 @@ impl Mysql {
         made.execute(&self.0.writers).await.map(drop).map_err(failed)
     }
 
-    pub(super) async fn source(&self, stream: &StreamId) -> Result<MysqlSource> {
-        let table = self.find(stream).await?.ok_or_else(|| no_stream(stream))?;
-        Ok(MysqlSource::new(self.clone(), table))
+    pub(super) async fn source(&self, stream: &StreamId) -> Result<Arc<dyn Source>> {
+        Ok(match self.find(stream).await?.ok_or_else(|| no_stream(stream))? {
+            Log::Own(table) => Arc::new(MysqlSource::new(self.clone(), table)),
+            Log::Foreign(log) => Arc::new(ForeignSource::new(Arc::new(Reader { mysql: self.clone(), log }))),
+        })
+    }
+
+    /// Makes a table that was there before the stream of this name, for as long as the database is open.
+    pub(super) async fn adopt(&self, stream: &StreamId, table: &ForeignTable) -> Result<()> {
+        if self.find(stream).await?.is_some() {
+            return Err(table_of_its_own(stream, table));
+        }
+        let log = self.foreign(stream, table).await?;
+        self.0.known.add(stream, Log::Foreign(Arc::new(log)));
+        Ok(())
     }
 
     pub(super) async fn streams(&self) -> Result<Vec<StreamId>> {
@@ -121,11 +154,11 @@ impl Mysql {
         self.0.readers.close().await;
         self.0.writers.close().await;
         // Whoever waits at a head looks again, and finds the pools closed.
-        self.0.known.all().values().for_each(|table| table.appended.send_modify(|()| ()));
+        self.0.known.all().values().for_each(|log| log.appended().send_modify(|()| ()));
     }
 
-    /// The table of a stream; none where nobody made it.
-    async fn find(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+    /// Where a stream is; none where nobody made it.
+    async fn find(&self, stream: &StreamId) -> Result<Option<Log>> {
         if let Some(table) = self.0.known.get(stream) {
             return Ok(Some(table));
         }
@@ -134,7 +167,7 @@ impl Mysql {
             .bind(stream.name.as_str());
         let number = number.fetch_optional(&self.0.readers).await;
         let number = number.map_err(|error| self.failed("look for a stream in", error))?;
-        Ok(number.map(|number| self.0.known.add(stream, Table::new(stream, number))))
+        Ok(number.map(|number| self.0.known.add(stream, Log::Own(Arc::new(Table::new(stream, number))))))
     }
 
     fn may_write(&self, doing: &str) -> Result<()> {

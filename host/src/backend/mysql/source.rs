@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{Mysql, chunk, table::Table};
 use crate::{
-    backend::{compare_numbers, cursor_at, number_of, poll::Poll},
+    backend::{compare_numbers, cursor_at, gone, number_of, poll::Poll},
     error::Result,
     event::{Chunk, Cursor, Event, Timestamp},
     source::{Chunks, Lag, Source, Until},
@@ -59,6 +59,17 @@ impl Source for MysqlSource {
 
     fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
         compare_numbers(a, b)
+    }
+
+    async fn event_at(&self, cursor: &Cursor) -> Result<Option<Event>> {
+        let id = number_of(cursor, &self.table.stream)?;
+        if id == 0 {
+            return Ok(None);
+        }
+        let rows = sqlx::query(self.table.read_one()).bind(id).fetch_all(&self.mysql.0.readers).await;
+        let (mut events, _) =
+            rows.and_then(|rows| chunk::events(&rows)).map_err(|error| self.mysql.failed("read", error))?;
+        events.pop().map(Some).ok_or_else(|| gone(&self.table.stream, cursor, "no event has it"))
     }
 }
 

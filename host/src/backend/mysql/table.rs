@@ -22,6 +22,7 @@ pub(in crate::backend) struct Table {
     /// Moves when this process has appended: wakes those that wait at the head.
     pub(super) appended: watch::Sender<()>,
     read: Arc<str>,
+    read_one: Arc<str>,
     is_behind: Arc<str>,
     head: Arc<str>,
     lag: Arc<str>,
@@ -35,6 +36,8 @@ impl Table {
             number,
             appended: watch::Sender::new(()),
             read: read_sql(&table).into(),
+            read_one: format!("SELECT id, type, foreign_id, timestamp, metadata, headers FROM {table} WHERE id = ?")
+                .into(),
             is_behind: format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE id > ?)").into(),
             head: format!("SELECT MAX(id) FROM {table}").into(),
             lag: format!(
@@ -47,6 +50,11 @@ impl Table {
     /// The next chunk of rows after an id.
     pub(super) fn read(&self) -> Sql {
         AssertSqlSafe(self.read.clone())
+    }
+
+    /// The row of an id.
+    pub(super) fn read_one(&self) -> Sql {
+        AssertSqlSafe(self.read_one.clone())
     }
 
     /// Whether there is such a row: what costs a server a tenth of reading none.

@@ -79,6 +79,11 @@ impl Row {
         self.value(|text| write!(text, "{number}"))
     }
 
+    /// An expression.
+    pub(super) fn raw(self, expression: &str) -> Self {
+        self.value(|text| text.write_str(expression))
+    }
+
     pub(super) fn bytes(self, bytes: &[u8]) -> Self {
         self.value(|text| text.write_str(&literal(bytes)))
     }

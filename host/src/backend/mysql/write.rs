@@ -7,9 +7,10 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, MySql, MySqlConnection, mysql::MySqlArguments, query::Query};
 
 use super::{
-    Mysql,
+    Log, Mysql,
     commit::Item,
     failure::Failed,
+    foreign::ForeignLog,
     store::part,
     table::Table,
     text::{Batches, Row, literal},
@@ -163,8 +164,11 @@ impl Mysql {
             }
             sent => sent?,
         }
-        for (table, emits) in streams.into_values() {
-            self.append_to(open, &table, &emits).await?;
+        for (log, emits) in streams.into_values() {
+            match log {
+                Log::Own(table) => self.append_to(open, &table, &emits).await?,
+                Log::Foreign(log) => self.append_to_foreign(open, &log, &emits).await?,
+            }
         }
         Ok(counts)
     }
@@ -183,6 +187,14 @@ impl Mysql {
             let row = row.number(event.timestamp.0).bytes(&event.metadata);
             let row = row.bytes_or_null(headers.as_deref().map(str::as_bytes));
             rows.push(&row.number(i64::try_from(size).unwrap_or(i64::MAX)).end())?;
+        }
+        self.send(open, "mysql events", rows).await
+    }
+
+    async fn append_to_foreign(&self, open: &mut Transaction, log: &ForeignLog, emits: &[&Emit]) -> Result<(), Failed> {
+        let mut rows = self.batches(log.append(), "");
+        for Emit { event, .. } in emits {
+            rows.push(&log.append_row(event)?)?;
         }
         self.send(open, "mysql events", rows).await
     }

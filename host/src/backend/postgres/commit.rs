@@ -2,14 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
     time::Duration,
 };
 
 use sqlx::postgres::PgRow;
 use tokio::time::sleep;
 
-use super::{Postgres, failure, statement::statement, table::Table};
+use super::{Log, Postgres, failure, statement::statement};
 use crate::{
     backend::{
         item,
@@ -46,7 +45,7 @@ const FOUND: &str = "
     JOIN tendon.position USING (tenant, consumer, shard)";
 
 /// One commit on its way.
-pub(super) type Item<'a> = round::Item<'a, Table>;
+pub(super) type Item<'a> = round::Item<'a, Log>;
 
 /// The events that a commit appends: a producer may repeat itself within one.
 pub(super) fn emits<'a>(item: &Item<'a>) -> impl Iterator<Item = &'a Emit> + use<'a> {
@@ -60,9 +59,9 @@ fn comes_alone(commit: &Commit) -> bool {
 }
 
 impl Writer for Postgres {
-    type Table = Table;
+    type Table = Log;
 
-    async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+    async fn table(&self, stream: &StreamId) -> Result<Option<Log>> {
         self.find(stream).await
     }
 
@@ -81,8 +80,8 @@ impl Writer for Postgres {
         let wanted: Vec<Committed> = items.iter().map(|item| item::answer(item.commit, &mut draw)).collect();
         points.hit("postgres commit")?;
         let (moved, fresh) = self.send(items, &wanted).await?;
-        for table in items.iter().flat_map(|item| item.tables.values()) {
-            table.appended.send_replace(());
+        for log in items.iter().flat_map(|item| item.tables.values()) {
+            log.appended().send_replace(());
         }
         let lost = |error| item::lost(items.first().map(|item| item.commit), error);
         points.hit("postgres answer").map_err(lost)?;

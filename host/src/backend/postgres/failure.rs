@@ -50,6 +50,11 @@ pub(super) fn postgres(name: &str, doing: &str, error: sqlx::Error) -> Error {
         Some("40001" | "40P01" | "55P03") => (Kind::Unavailable, "others were in the way", None),
         Some(code) if code.starts_with("57") || code.starts_with("08") => (Kind::Unavailable, "it went away", None),
         Some(code) if code.starts_with("53") => (Kind::Unavailable, "it has no room left", None),
+        Some(code) if code.starts_with("22") || code.starts_with("23") => (
+            Kind::Invalid,
+            "a value does not fit its table",
+            Some("what is emitted must fit the columns of its stream"),
+        ),
         Some(_) => (Kind::Corrupt, "a statement failed", None),
         None => without_answer(&error),
     };

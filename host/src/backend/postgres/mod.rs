@@ -3,33 +3,51 @@
 mod chunk;
 mod commit;
 mod failure;
+mod foreign;
 mod held;
+mod inspect;
 mod migrate;
 mod source;
 mod statement;
 mod store;
 mod table;
 
-use std::{str::FromStr as _, sync::Arc, time::Duration};
+use std::{
+    str::FromStr as _,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::sync::watch;
 
 use super::{
     Durability, Failpoints, Options,
     failure::only_read,
+    foreign::{self as foreign_tables, ForeignSource, ForeignTable, table_of_its_own},
     known::{self, Known},
     round::no_stream,
 };
 use crate::{
     error::{Error, Result},
+    source::Source,
     tenant::StreamId,
 };
 
-use self::table::Table;
 pub use self::{commit::FAILPOINTS, migrate::SCHEMA_VERSION, source::PostgresSource};
+use self::{
+    foreign::{ForeignLog, Reader},
+    table::Table,
+};
+
+/// Where a stream is.
+pub(in crate::backend) type Log = foreign_tables::Log<Table, ForeignLog>;
 
 /// Connections that read streams and state.
 const READERS_MAX: u32 = 8;
@@ -53,7 +71,9 @@ struct Inner {
     readers: PgPool,
     writers: PgPool,
     /// The streams that were named so far.
-    known: Known<Table>,
+    known: Known<Log>,
+    /// How many foreign tables were named so far.
+    foreign_count: AtomicI64,
     failpoints: Failpoints,
 }
 
@@ -80,6 +100,7 @@ impl Postgres {
             readers: pool(&connect, READERS_MAX, options.read_only),
             writers: pool(&connect, WRITERS_MAX, options.read_only),
             known: Known::default(),
+            foreign_count: AtomicI64::new(0),
             failpoints: Failpoints::default(),
             name,
         })))
@@ -111,9 +132,22 @@ impl Postgres {
     }
 
     /// A stream as a source; `NotFound` where nobody made it.
-    pub async fn source(&self, stream: &StreamId) -> Result<PostgresSource> {
-        let table = self.find(stream).await?.ok_or_else(|| no_stream(stream))?;
-        Ok(PostgresSource::new(self.clone(), table))
+    pub(super) async fn source(&self, stream: &StreamId) -> Result<Arc<dyn Source>> {
+        Ok(match self.find(stream).await?.ok_or_else(|| no_stream(stream))? {
+            Log::Own(table) => Arc::new(PostgresSource::new(self.clone(), table)),
+            Log::Foreign(log) => Arc::new(ForeignSource::new(Arc::new(Reader { postgres: self.clone(), log }))),
+        })
+    }
+
+    /// Makes a table that was there before the stream of this name, for as long as the database is open.
+    pub(super) async fn adopt(&self, stream: &StreamId, table: &ForeignTable) -> Result<()> {
+        if self.find(stream).await?.is_some() {
+            return Err(table_of_its_own(stream, table));
+        }
+        let number = -1 - self.0.foreign_count.fetch_add(1, Relaxed);
+        let log = self.foreign(stream, table, number).await?;
+        self.0.known.add(stream, Log::Foreign(Arc::new(log)));
+        Ok(())
     }
 
     pub(super) async fn streams(&self) -> Result<Vec<StreamId>> {
@@ -126,11 +160,11 @@ impl Postgres {
         self.0.readers.close().await;
         self.0.writers.close().await;
         // Whoever waits at a head looks again, and finds the pools closed.
-        self.0.known.all().values().for_each(|table| table.appended.send_modify(|()| ()));
+        self.0.known.all().values().for_each(|log| log.appended().send_modify(|()| ()));
     }
 
-    /// The table of a stream; none where nobody made it.
-    async fn find(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
+    /// Where a stream is; none where nobody made it.
+    async fn find(&self, stream: &StreamId) -> Result<Option<Log>> {
         if let Some(table) = self.0.known.get(stream) {
             return Ok(Some(table));
         }
@@ -139,7 +173,7 @@ impl Postgres {
             .bind(stream.name.as_str());
         let number = number.fetch_optional(&self.0.readers).await;
         let number = number.map_err(|error| self.failed("look for a stream in", error))?;
-        Ok(number.map(|number| self.0.known.add(stream, Table::new(stream, number))))
+        Ok(number.map(|number| self.0.known.add(stream, Log::Own(Arc::new(Table::new(stream, number))))))
     }
 
     fn may_write(&self, doing: &str) -> Result<()> {
@@ -177,6 +211,23 @@ fn connect_options(url: &str, options: Options) -> Result<PgConnectOptions> {
         ("enable_seqscan", "off"),
         ("jit", "off"),
     ]))
+}
+
+impl Log {
+    fn appended(&self) -> &watch::Sender<()> {
+        match self {
+            Self::Own(table) => &table.appended,
+            Self::Foreign(log) => &log.tracked.appended,
+        }
+    }
+
+    /// Tells it from the others of this database.
+    fn number(&self) -> i64 {
+        match self {
+            Self::Own(table) => table.number,
+            Self::Foreign(log) => log.number,
+        }
+    }
 }
 
 /// Connections are not asked whether they live before they are lent: a dead one is an error that is tried again. A new

@@ -13,10 +13,10 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{Postgres, chunk, table::Table};
 use crate::{
-    backend::poll::Poll,
+    backend::{gone, poll::Poll},
     error::{Error, Result},
     event::{Chunk, Cursor, Event, Timestamp},
-    source::{Chunks, Lag, Source, Until},
+    source::{Chunks, HeldUp, Lag, Source, Until},
     tenant::StreamId,
 };
 
@@ -68,11 +68,6 @@ impl PostgresSource {
     pub(super) fn new(postgres: Postgres, table: Arc<Table>) -> Self {
         Self { postgres, table }
     }
-
-    /// Why nothing is read after a cursor although there are events: which open transaction holds them up.
-    pub async fn held_up_by(&self, after: &Cursor) -> Result<Option<String>> {
-        self.postgres.held_up_by(&self.table, Place::of(after, &self.table.stream)?).await
-    }
 }
 
 #[async_trait]
@@ -99,6 +94,22 @@ impl Source for PostgresSource {
         let row = row.fetch_one(&self.postgres.0.readers).await;
         let (events, oldest): (i64, Option<i64>) = row.map_err(|error| self.postgres.failed("read", error))?;
         Ok(Lag { events: events.unsigned_abs(), oldest: oldest.map(Timestamp) })
+    }
+
+    async fn event_at(&self, cursor: &Cursor) -> Result<Option<Event>> {
+        let Place { era, xid, id } = Place::of(cursor, &self.table.stream)?;
+        if cursor.is_start() {
+            return Ok(None);
+        }
+        let rows = sqlx::query(self.table.read_one()).bind(era).bind(xid.to_string()).bind(id);
+        let rows = rows.fetch_all(&self.postgres.0.readers).await;
+        let (mut events, _) =
+            rows.and_then(|rows| chunk::events(&rows)).map_err(|error| self.postgres.failed("read", error))?;
+        events.pop().map(Some).ok_or_else(|| gone(&self.table.stream, cursor, "no event has it"))
+    }
+
+    async fn held_up(&self, after: &Cursor) -> Result<Option<HeldUp>> {
+        self.postgres.held_up_by(&self.table, Place::of(after, &self.table.stream)?).await
     }
 
     fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
@@ -155,8 +166,9 @@ impl Reading {
 
     async fn tell_who_holds_it_up(&self) {
         // It is only told; what fails here fails the next reading, too.
-        if let Ok(Some(why)) = self.postgres.held_up_by(&self.table, self.after).await {
-            tracing::warn!(stream = %self.table.stream, "the stream is held up: {why}");
+        if let Ok(Some(HeldUp { by, since, way_out })) = self.postgres.held_up_by(&self.table, self.after).await {
+            let (since, way_out) = (since.map(tracing::field::display), way_out.unwrap_or_default());
+            tracing::warn!(stream = %self.table.stream, since, way_out, "the stream is held up by {by}");
         }
     }
 

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Postgres as Driver, postgres::PgArguments, query::Query};
 
 use super::{
+    Log,
     commit::{Item, emits},
-    table::Table,
 };
 use crate::{
-    backend::{item, row::status_text},
+    backend::{foreign::to_trace, item, row::status_text},
     changes::{Emit, StateKey},
     error::{Error, Result},
     store::Committed,
@@ -56,23 +56,23 @@ const DELETES: &str = ", deletes AS (
 
 const EMITS: &str = ", emits AS MATERIALIZED (
         SELECT * FROM unnest($27::int4[], $28::bytea[], $29::int8[], $30::int4[], $31::bytea[], $32::int8[],
-            $33::bytea[], $34::text[])
-        WITH ORDINALITY AS emit (item, key, number, type, foreign_id, timestamp, metadata, headers, place)
+            $33::bytea[], $34::text[], $35::bytea[])
+        WITH ORDINALITY AS emit (item, key, number, type, foreign_id, timestamp, metadata, headers, trace, place)
         WHERE item IN (SELECT item FROM standing)
     ), fresh AS (INSERT INTO tendon.event_key (key) SELECT key FROM emits ";
 
 const HISTORY: &str = ", swaps AS (
         INSERT INTO tendon.history (tenant, consumer, shard, revision, digest, epoch, at)
         SELECT tenant, consumer, shard, was_revision + 1, digest, epoch, updated_at FROM wanted
-        WHERE item = ANY ($35::int4[]) AND item IN (SELECT item FROM moved)
+        WHERE item = ANY ($36::int4[]) AND item IN (SELECT item FROM moved)
     )";
 
 const DEPLOYMENT: &str = ", component AS (
         INSERT INTO tendon.component (digest, bytes)
-        SELECT $36, $37 WHERE EXISTS (SELECT 1 FROM standing) ON CONFLICT DO NOTHING
+        SELECT $37, $38 WHERE EXISTS (SELECT 1 FROM standing) ON CONFLICT DO NOTHING
     ), deployment AS (
         INSERT INTO tendon.deployment (tenant, consumer, epoch, digest, spec, at)
-        SELECT $38, $39, $40, $36, $41, $42 WHERE EXISTS (SELECT 1 FROM standing)
+        SELECT $39, $40, $41, $37, $42, $43 WHERE EXISTS (SELECT 1 FROM standing)
     )";
 
 /// The columns of the commits' moves.
@@ -117,7 +117,9 @@ struct Emits<'a> {
     timestamp: Vec<i64>,
     metadata: Vec<&'a [u8]>,
     headers: Vec<Option<String>>,
-    tables: Vec<&'a Table>,
+    logs: Vec<&'a Log>,
+    /// Only foreign tables have a column for them.
+    trace: Vec<Option<Vec<u8>>>,
 }
 
 /// The statement for commits that become `wanted` where they stand. It answers with the items that have moved, and how
@@ -140,7 +142,8 @@ pub(super) fn statement<'a>(items: &'a [Item<'a>], wanted: &'a [Committed]) -> R
     query = query.bind(moves.last_event).bind(moves.high_water).bind(features).bind(updated_at).bind(moves.free);
     query = query.bind(writes.tenants).bind(writes.consumers).bind(writes.item).bind(writes.part).bind(writes.key);
     query = query.bind(writes.value).bind(emits.item).bind(emits.key).bind(emits.number).bind(emits.r#type);
-    query = query.bind(emits.foreign_id).bind(emits.timestamp).bind(emits.metadata).bind(emits.headers);
+    query =
+        query.bind(emits.foreign_id).bind(emits.timestamp).bind(emits.metadata).bind(emits.headers).bind(emits.trace);
     query = query.bind(moves.swaps);
     if let Some(((deployment, component), epoch)) = deployment {
         let spec = serde_json::to_string(&deployment.spec)
@@ -165,17 +168,17 @@ fn sql(moves: &Moves<'_>, writes: &Writes<'_>, emits: &Emits<'_>, items: &[Item<
         let skips = items.iter().any(Item::skips);
         sql.push_str(EMITS);
         sql.push_str(if skips { "ON CONFLICT DO NOTHING RETURNING key)" } else { "RETURNING key)" });
-        for table in &emits.tables {
-            let number = table.number;
+        for log in &emits.logs {
+            let (number, name) = (log.number(), log.number().unsigned_abs());
             let only_fresh = if skips { " AND key IN (SELECT key FROM fresh)" } else { "" };
+            let (kind, insert) = match log {
+                Log::Own(table) => ("events", table.insert()),
+                Log::Foreign(log) => ("foreign", log.insert()),
+            };
             // Writing to a String cannot fail. Ids are drawn in the order of the rows.
             let _ = write!(
                 sql,
-                ", events_{number} AS (
-                    INSERT INTO tendon.events_{number} (era, type, foreign_id, timestamp, metadata, headers)
-                    SELECT (SELECT max(era) FROM tendon.era), type, foreign_id, timestamp, metadata, headers FROM emits
-                    WHERE number = {number}{only_fresh} ORDER BY place
-                )"
+                ", {kind}_{name} AS ({insert} FROM emits WHERE number = {number}{only_fresh} ORDER BY place)"
             );
         }
     }
@@ -245,14 +248,20 @@ impl<'a> Writes<'a> {
 impl<'a> Emits<'a> {
     fn push(&mut self, number: i32, item: &'a Item<'a>) -> Result<()> {
         for Emit { key, stream, event } in emits(item) {
-            let Some(table) = item.tables.get(stream) else { continue };
-            if !self.tables.iter().any(|known| known.number == table.number) {
-                self.tables.push(table);
+            let Some(log) = item.tables.get(stream) else { continue };
+            if !self.logs.iter().any(|known| known.number() == log.number()) {
+                self.logs.push(log);
             }
+            let mut trace = None;
+            if let Log::Foreign(log) = log {
+                log.tracked.check(event)?;
+                trace = to_trace(&event.headers);
+            }
+            self.trace.push(trace);
             let headers = (!event.headers.is_empty()).then(|| serde_json::to_string(&event.headers)).transpose();
             self.item.push(number);
             self.key.push(key.0.as_bytes());
-            self.number.push(table.number);
+            self.number.push(log.number());
             self.r#type.push(event.r#type);
             self.foreign_id.push(event.foreign_id.as_bytes());
             self.timestamp.push(event.timestamp.0);

@@ -25,7 +25,9 @@ pub(in crate::backend) struct Table {
     /// Moves when this process has appended: wakes those that wait at the head.
     pub(super) appended: watch::Sender<()>,
     read: Arc<str>,
+    read_one: Arc<str>,
     is_behind: Arc<str>,
+    waits: Arc<str>,
     head: Arc<str>,
     lag: Arc<str>,
 }
@@ -38,10 +40,17 @@ impl Table {
             number,
             appended: watch::Sender::new(()),
             read: read_sql(&table).into(),
+            read_one: format!(
+                "SELECT era, xid::text::bigint AS xid_number, id, type, foreign_id, timestamp, metadata, headers
+                FROM {table} WHERE (era, xid, id) = ($1, $2::text::xid8, $3)"
+            )
+            .into(),
             is_behind: format!(
                 "SELECT EXISTS (SELECT 1 FROM {table} WHERE (era, xid, id) > ($1, $2::text::xid8, $3) AND {FINAL})"
             )
             .into(),
+            waits: format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE (era, xid, id) > ($1, $2::text::xid8, $3))")
+                .into(),
             head: format!(
                 "SELECT era, xid::text::bigint, id FROM {table} WHERE {FINAL} ORDER BY era DESC, xid DESC, id DESC LIMIT 1"
             )
@@ -63,9 +72,28 @@ impl Table {
         AssertSqlSafe(self.read.clone())
     }
 
+    /// The row of an era, an xid and an id.
+    pub(super) fn read_one(&self) -> Sql {
+        AssertSqlSafe(self.read_one.clone())
+    }
+
+    /// How rows of `emits` come into it; where they are from comes next.
+    pub(super) fn insert(&self) -> String {
+        let number = self.number;
+        format!(
+            "INSERT INTO tendon.events_{number} (era, type, foreign_id, timestamp, metadata, headers)
+            SELECT (SELECT max(era) FROM tendon.era), type, foreign_id, timestamp, metadata, headers"
+        )
+    }
+
     /// Whether there is such a row: what costs a server a tenth of reading none.
     pub(super) fn is_behind(&self) -> Sql {
         AssertSqlSafe(self.is_behind.clone())
+    }
+
+    /// Whether there is one, final or not.
+    pub(super) fn waits(&self) -> Sql {
+        AssertSqlSafe(self.waits.clone())
     }
 
     /// The last row whose order is final.

@@ -62,10 +62,10 @@ const FOUND: &str = "
     WHERE tenant = m.value->>0 AND consumer = m.value->>1 AND shard = m.value->>2";
 
 /// One commit on its way.
-pub(super) type Item<'a> = round::Item<'a, Table>;
+pub(super) type Item<'a> = round::Item<'a, Arc<Table>>;
 
 impl Writer for Sqlite {
-    type Table = Table;
+    type Table = Arc<Table>;
 
     async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
         self.find(stream).await

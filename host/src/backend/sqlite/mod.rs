@@ -71,7 +71,7 @@ struct Inner {
     writer: tokio::sync::Mutex<Option<SqliteConnection>>,
     readers: SqlitePool,
     /// The streams that were named so far.
-    known: Known<Table>,
+    known: Known<Arc<Table>>,
     poller: Mutex<Option<JoinHandle<()>>>,
     /// The state that is not in its table yet.
     recent: Mutex<Recent>,
@@ -164,7 +164,7 @@ impl Sqlite {
         if known.map_err(|error| self.failed("look for a stream in", error))?.is_none() {
             return Ok(None);
         }
-        Ok(Some(self.0.known.add(stream, Table::new(stream)?)))
+        Ok(Some(self.0.known.add(stream, Arc::new(Table::new(stream)?))))
     }
 
     fn poller(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {

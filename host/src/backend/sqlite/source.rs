@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use super::{
     Sqlite,
     chunk::{Columns, More},
-    table::Table,
+    table::{Sql, Table},
 };
 use crate::{
-    backend::{compare_numbers, cursor_at, number_of},
+    backend::{compare_numbers, cursor_at, gone, number_of},
     error::{Error, Result},
     event::{Chunk, Cursor, Event, Timestamp},
     source::{Chunks, Lag, Source, Until},
@@ -73,6 +73,16 @@ impl Source for SqliteSource {
     fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
         compare_numbers(a, b)
     }
+
+    async fn event_at(&self, cursor: &Cursor) -> Result<Option<Event>> {
+        let id = number_of(cursor, &self.table.stream)?;
+        if id == 0 {
+            return Ok(None);
+        }
+        let columns = self.sqlite.columns(self.table.read_one(), id).await?;
+        let event = self.sqlite.events(&self.table, columns).await?.pop();
+        event.map(Some).ok_or_else(|| gone(&self.table.stream, cursor, "no event has it"))
+    }
 }
 
 impl Reading {
@@ -95,18 +105,25 @@ impl Reading {
     }
 
     async fn read(&mut self) -> Result<Vec<Event>> {
-        let failed = |error| self.sqlite.failed("read", error);
-        let readers = &self.sqlite.0.readers;
-        let columns: Columns =
-            sqlx::query_as(self.table.read()).bind(self.after).fetch_one(readers).await.map_err(failed)?;
+        let columns = self.sqlite.columns(self.table.read(), self.after).await?;
+        self.after = columns.2.unwrap_or(self.after);
+        self.sqlite.events(&self.table, columns).await
+    }
+}
+
+impl Sqlite {
+    async fn columns(&self, read: Sql, id: i64) -> Result<Columns> {
+        let columns = sqlx::query_as(read).bind(id).fetch_one(&self.0.readers).await;
+        columns.map_err(|error| self.failed("read", error))
+    }
+
+    async fn events(&self, table: &Table, columns: Columns) -> Result<Vec<Event>> {
         let (Some(first), Some(last)) = (columns.1, columns.2) else { return Ok(Vec::new()) };
         let mut more: Option<More> = None;
         if columns.needs_more() {
-            let read = sqlx::query_as(self.table.read_more()).bind(first).bind(last);
-            more = Some(read.fetch_one(readers).await.map_err(failed)?);
+            let read = sqlx::query_as(table.read_more()).bind(first).bind(last).fetch_one(&self.0.readers).await;
+            more = Some(read.map_err(|error| self.failed("read", error))?);
         }
-        let events = columns.into_events(more)?;
-        self.after = last;
-        Ok(events)
+        columns.into_events(more)
     }
 }
