@@ -21,6 +21,7 @@ use crate::{
     in_flight::{InFlight, Submitted},
     policy::{self, Decision},
     shard::{Shard, Stop, Version},
+    source,
     store::{Commit, Move, Position, Revision, Status},
     tailer::{Piece, Subscription},
     view::{View, ViewSpec},
@@ -89,6 +90,7 @@ impl<'a> Run<'a> {
             let (id, newer, ours) = (&shard.id, row.epoch.0, version.epoch.0);
             return Err(Error::unavailable(format!("{id} runs deployment {newer}, this host has only {ours}")));
         }
+        source::verify(&**shard.tailer.source(), &row).await?;
         let mut next_row = row.clone();
         if row.revision == Revision(0) {
             next_row.cursor = version.spec.start.clone();
@@ -289,7 +291,8 @@ impl<'a> Run<'a> {
         self.row = to.clone();
         let changes = std::mem::take(&mut self.changes);
         let (handled, emitted) = (std::mem::take(&mut self.gathered).handled, changes.emits.len());
-        let commit = Commit { r#move: Some(r#move), changes, ..Commit::default() };
+        let mirror = self.version.spec.legacy_cursor.clone().filter(|legacy| legacy.mirror);
+        let commit = Commit { r#move: Some(r#move), changes, mirror, ..Commit::default() };
         let pending = self.shard.committer.submit(commit).await;
         self.in_flight.push(Submitted { pending, at: Instant::now(), handled, emitted });
         self.row_is_due = false;

@@ -6,11 +6,13 @@ use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
+    backend::Database,
     clock::Clock,
     committer::Committer,
     config::resolved::Consumer as ConsumerConfig,
     deployment::{Deployment, Spec},
     error::{Error, Result},
+    event::Cursor,
     limits::Limits,
     notice::Notice,
     open::Open,
@@ -123,7 +125,10 @@ impl Deployer {
         let component = read_settled(&consumer.component).await?;
         let start = match active {
             Some(active) => active.spec.start.clone(),
-            None => start::resolve(&consumer.start, &**open.tailer(&consumer.stream)?.source()).await?,
+            None => match legacy_cursor(&store.database, consumer).await? {
+                Some(cursor) => cursor,
+                None => start::resolve(&consumer.start, &**open.tailer(&consumer.stream)?.source()).await?,
+            },
         };
         let spec = consumer.spec(start);
         if let Some(active) = active {
@@ -151,6 +156,17 @@ impl Deployer {
             clock: self.clock,
         })
     }
+}
+
+/// Where reflex left a consumer that begins here.
+async fn legacy_cursor(database: &Database, consumer: &ConsumerConfig) -> Result<Option<Cursor>> {
+    let Some(legacy) = &consumer.legacy_cursor else { return Ok(None) };
+    let cursor = database.legacy_cursor(legacy).await?;
+    match &cursor {
+        Some(cursor) => tracing::info!(consumer = %consumer.id, %cursor, "begins where reflex left it"),
+        None => tracing::warn!(consumer = %consumer.id, "table {} has no cursor of `{}`", legacy.table, legacy.name),
+    }
+    Ok(cursor)
 }
 
 /// Refuses what a consumer that exists cannot become: its cursor and its state would no longer mean the same.

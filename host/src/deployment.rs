@@ -1,6 +1,6 @@
 //! The immutable row that says what a consumer is. A config file only proposes one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::{
     limits::Limits,
     policy::RetryPolicy,
     store::{Digest, Epoch},
-    tenant::{ConsumerId, Name, StreamId},
+    tenant::{ConsumerId, Identifier, Name, StreamId},
 };
 
 /// Which part of a consumer's state an event's handler sees. Fixed when the consumer is made.
@@ -31,6 +31,25 @@ pub enum StateScope {
 pub struct Filter {
     /// Only these types; all where it is empty.
     pub types: Vec<i32>,
+}
+
+/// A consumer's row in a cursors table of reflex, in the database of its store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegacyCursor {
+    /// The database, where that is not the connection's own.
+    pub schema: Option<Identifier>,
+    /// The table.
+    pub table: Identifier,
+    /// The column of the consumer's name.
+    pub id: Identifier,
+    /// The column of the cursor: a number or a text.
+    pub cursor: Identifier,
+    /// The column of the time of the last change.
+    pub updated_at: Identifier,
+    /// The consumer's name there.
+    pub name: String,
+    /// Whether it moves with every commit.
+    pub mirror: bool,
 }
 
 /// Everything about a consumer that decides what its commits contain.
@@ -61,6 +80,9 @@ pub struct Spec {
     pub config: BTreeMap<String, String>,
     /// The version of the state's layout; an automatic rollback stays within one.
     pub state_version: u32,
+    /// The row of reflex's that it began at.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub legacy_cursor: Option<Arc<LegacyCursor>>,
 }
 
 /// A consumer's spec and component, as they were activated.

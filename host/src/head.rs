@@ -56,7 +56,7 @@ async fn arrived(
             _ => return Ok(None),
         }
         if position.cursor != *head {
-            let source = catalog.database_of(&consumer.stream)?.source(&consumer.stream).await?;
+            let source = catalog.source(&consumer.stream).await?;
             if source.compare(&position.cursor, head).is_lt() {
                 return Ok(None);
             }
@@ -68,7 +68,7 @@ async fn arrived(
 async fn heads(catalog: &Catalog) -> Result<BTreeMap<StreamId, Cursor>> {
     let mut heads = BTreeMap::new();
     for stream in catalog.config.streams.values() {
-        let head = catalog.database(&stream.store)?.source(&stream.id).await?.head().await?;
+        let head = catalog.source(&stream.id).await?.head().await?;
         heads.insert(stream.id.clone(), head);
     }
     Ok(heads)

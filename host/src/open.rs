@@ -7,10 +7,11 @@ use crate::{
     committer::Committer,
     config::{
         Config,
-        resolved::{Consumer, Durability, Store as StoreConfig, StoreUrl},
+        resolved::{Consumer, Durability, Store as StoreConfig, StoreUrl, Stream as StreamConfig},
     },
     deployment::{Deployment, Spec},
     error::{Error, Result},
+    source::Source,
     tailer::Tailer,
     tenant::{ConsumerId, Name, StreamId},
 };
@@ -45,9 +46,14 @@ impl Catalog {
         self.databases.get(store).ok_or_else(|| Error::not_found(format!("there is no store `{store}`")))
     }
 
-    /// The database that holds a stream.
-    pub fn database_of(&self, stream: &StreamId) -> Result<&Database> {
-        self.database(&self.config.stream(stream)?.store)
+    /// A stream of the config as a source.
+    pub async fn source(&self, stream: &StreamId) -> Result<Arc<dyn Source>> {
+        let stream = self.config.stream(stream)?;
+        let database = self.database(&stream.store)?;
+        if let Some(table) = &stream.table {
+            database.adopt(&stream.id, table).await?;
+        }
+        database.source(&stream.id).await
     }
 }
 
@@ -70,7 +76,7 @@ pub(crate) struct OpenStore {
 
 #[derive(Clone)]
 struct OpenStream {
-    store: Name,
+    config: StreamConfig,
     tailer: Arc<Tailer>,
 }
 
@@ -88,9 +94,12 @@ impl Open {
         for stream in config.streams.values() {
             if !open.streams.contains_key(&stream.id) {
                 let database = &open.store(&stream.store)?.database;
-                database.create_stream(&stream.id).await?;
+                match &stream.table {
+                    Some(table) => database.adopt(&stream.id, table).await?,
+                    None => database.create_stream(&stream.id).await?,
+                }
                 let tailer = Tailer::start(database.source(&stream.id).await?);
-                open.streams.insert(stream.id.clone(), OpenStream { store: stream.store.clone(), tailer });
+                open.streams.insert(stream.id.clone(), OpenStream { config: stream.clone(), tailer });
             }
         }
         Ok(open)
@@ -103,8 +112,10 @@ impl Open {
             }
         }
         for stream in config.streams.values() {
-            if self.streams.get(&stream.id).is_some_and(|open| open.store != stream.store) {
-                return Err(needs_restart(&format!("another store of stream `{}`", stream.id.name)));
+            let is_elsewhere =
+                |open: &OpenStream| open.config.store != stream.store || open.config.table != stream.table;
+            if self.streams.get(&stream.id).is_some_and(is_elsewhere) {
+                return Err(needs_restart(&format!("another store or table of stream `{}`", stream.id.name)));
             }
         }
         Ok(())
@@ -173,6 +184,20 @@ impl Open {
             store.database.close().await;
         }
     }
+}
+
+/// Makes a stream of a config, or the table that it is to be, unless it is there.
+pub(crate) async fn create_stream(config: &Config, stream: &StreamId) -> Result<()> {
+    let stream = config.stream(stream)?;
+    let store = config.stores.get(&stream.store);
+    let store = store.ok_or_else(|| Error::not_found(format!("there is no store `{}`", stream.store)))?;
+    let open = OpenStore::open(store).await?;
+    match &stream.table {
+        Some(table) => open.database.create_table(table).await?,
+        None => open.database.create_stream(&stream.id).await?,
+    }
+    open.database.close().await;
+    Ok(())
 }
 
 /// What a host that runs cannot do.

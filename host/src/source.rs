@@ -1,6 +1,6 @@
 //! The port to a stream: order and replay, nothing else. The cursor lives with the consumer's state, not here.
 
-use std::{cmp::Ordering, pin::Pin};
+use std::{cmp::Ordering, fmt, pin::Pin};
 
 use async_trait::async_trait;
 use futures_util::Stream;
@@ -42,6 +42,19 @@ pub struct HeldUp {
     pub since: Option<Timestamp>,
     /// How to end it.
     pub way_out: Option<String>,
+}
+
+impl fmt::Display for HeldUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.by)?;
+        if let Some(since) = &self.since {
+            write!(f, ", open since {since}")?;
+        }
+        match &self.way_out {
+            Some(way_out) => write!(f, "; `{way_out}` ends it"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// One stream, as a backend reads it.

@@ -1,6 +1,6 @@
 //! The port to a database: positions, state, emitted events and deployments, under one transaction.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     changes::Changes,
-    deployment::Deployment,
+    deployment::{Deployment, LegacyCursor},
     error::{Error, Result},
     event::{Cursor, EventHash, EventId, Timestamp},
     tenant::{ConsumerId, ShardId},
@@ -216,6 +216,8 @@ pub struct Commit {
     pub duplicates: Duplicates,
     /// A deployment to activate, with the component's bytes. Its epoch is given by the store.
     pub deployment: Option<(Deployment, Bytes)>,
+    /// A row of reflex's that gets the move's cursor, too: only where the store has one.
+    pub mirror: Option<Arc<LegacyCursor>>,
 }
 
 /// What a commit did.

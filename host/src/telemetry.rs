@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use prometheus_client::{
-    encoding::text::encode,
+    encoding::{EncodeLabelSet, text::encode},
     metrics::{family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
@@ -20,6 +20,8 @@ pub struct Telemetry {
     lag_events: Family<ConsumerLabels, Gauge>,
     lag_seconds: Family<ConsumerLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
     standing: Family<KindLabels, Gauge>,
+    held_up: Family<StreamLabels, Gauge>,
+    held_up_seconds: Family<StreamLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
 }
 
 /// What a scrape wants to know of a consumer.
@@ -32,6 +34,25 @@ pub struct Reading {
     pub lag_seconds: Option<f64>,
     /// `running`, `blocked`, `paused`, `stalled` or `stopped`.
     pub standing: &'static str,
+}
+
+/// The labels of a stream's metrics.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StreamLabels {
+    /// The tenant.
+    pub tenant: String,
+    /// The stream.
+    pub stream: String,
+}
+
+/// How a stream stands when it is asked.
+pub struct StreamReading {
+    /// Which.
+    pub labels: StreamLabels,
+    /// Whether an open transaction keeps events from being read.
+    pub is_held_up: bool,
+    /// Since when it is open, where that is known.
+    pub held_up_seconds: Option<f64>,
 }
 
 impl Default for Telemetry {
@@ -51,7 +72,19 @@ impl Default for Telemetry {
             "1 for the state that it is in, 0 for the others",
             Clone::clone(&standing),
         );
-        Self { registry: Mutex::new(registry), metrics, lag_events, lag_seconds, standing }
+        let (held_up, held_up_seconds) = (Family::default(), Family::default());
+        registry.register(
+            "stream_held_up",
+            "1 while an open transaction keeps events from being read",
+            Clone::clone(&held_up),
+        );
+        registry.register_with_unit(
+            "stream_held_up",
+            "How long that transaction is open, where the server tells",
+            Unit::Seconds,
+            Clone::clone(&held_up_seconds),
+        );
+        Self { registry: Mutex::new(registry), metrics, lag_events, lag_seconds, standing, held_up, held_up_seconds }
     }
 }
 
@@ -62,7 +95,14 @@ impl Telemetry {
     }
 
     /// The text that Prometheus scrapes, with these readings.
-    pub fn scrape(&self, readings: &[Reading]) -> Result<String> {
+    pub fn scrape(&self, readings: &[Reading], streams: &[StreamReading]) -> Result<String> {
+        for StreamReading { labels, is_held_up, held_up_seconds } in streams {
+            self.held_up.get_or_create(labels).set(i64::from(*is_held_up));
+            self.held_up_seconds.remove(labels);
+            if let Some(seconds) = held_up_seconds {
+                self.held_up_seconds.get_or_create(labels).set(*seconds);
+            }
+        }
         for reading in readings {
             // An old number would look like a new one.
             self.lag_events.remove(&reading.labels);

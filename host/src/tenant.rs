@@ -57,6 +57,60 @@ impl fmt::Display for Name {
     }
 }
 
+/// The longest name of a table or a column: PostgreSQL has room for this.
+const IDENTIFIER_BYTES_MAX: usize = 63;
+
+/// A name that a database's owner gave to a table or a column: letters, digits, `_`, `$` and `-`, as the server has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Identifier(String);
+
+impl Identifier {
+    /// One of our own making.
+    pub(crate) fn plain(text: &'static str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Identifier {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let is_plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '_' | '$' | '-');
+        if text.is_empty() || text.len() > IDENTIFIER_BYTES_MAX || !text.chars().all(is_plain) {
+            return Err(Error::invalid(format!(
+                "`{text}` is no name of a table or column: 1 to {IDENTIFIER_BYTES_MAX} letters, digits, `_`, `$` or `-`"
+            )));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Identifier {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Identifier> for String {
+    fn from(identifier: Identifier) -> Self {
+        identifier.0
+    }
+}
+
+impl fmt::Display for Identifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The owner of consumers and streams.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -131,6 +185,16 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "A", "a_b", "a/b", "ä", &"x".repeat(64)] {
             assert!(bad.parse::<Name>().is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn names_that_could_leave_their_quotes_are_refused() {
+        for good in ["events", "Order_Events", "a$b-c", &"x".repeat(63)] {
+            assert_eq!(good.parse::<Identifier>().unwrap().as_str(), good);
+        }
+        for bad in ["", "a b", "a\"b", "a`b", "a.b", "a;b", "ä", "a\0", &"x".repeat(64)] {
+            assert!(bad.parse::<Identifier>().is_err(), "{bad} was taken");
         }
     }
 }

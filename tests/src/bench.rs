@@ -69,6 +69,7 @@ pub fn spec(stream: StreamId) -> Spec {
         grants_emit: Vec::new(),
         config: BTreeMap::new(),
         state_version: 1,
+        legacy_cursor: None,
     }
 }
 

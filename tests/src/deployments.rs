@@ -33,6 +33,7 @@ pub fn deployment(consumer: &ConsumerId, component: &[u8]) -> Deployment {
             grants_emit: vec![name("out")],
             config: BTreeMap::from([("a".into(), "b\0\"".into())]),
             state_version: 3,
+            legacy_cursor: None,
         },
         at: Timestamp(1_800_000_000_000_000),
     }

@@ -130,6 +130,7 @@ fn spec() -> Spec {
         grants_emit: vec![name("out")],
         config: BTreeMap::new(),
         state_version: 0,
+        legacy_cursor: None,
     }
 }
 

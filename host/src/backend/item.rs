@@ -23,7 +23,11 @@ pub(super) fn swaps(commit: &Commit) -> bool {
 
 /// Whether it does no more than move a position, under the component that has made it.
 pub(super) fn only_moves(commit: &Commit) -> bool {
-    draws(commit) == 0 && commit.changes.is_empty() && commit.r#move.is_some() && !swaps(commit)
+    draws(commit) == 0
+        && commit.changes.is_empty()
+        && commit.mirror.is_none()
+        && commit.r#move.is_some()
+        && !swaps(commit)
 }
 
 /// What the answer will be if it stands, but for the count of its events.

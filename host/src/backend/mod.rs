@@ -20,6 +20,7 @@ use std::{cmp::Ordering, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
+    deployment::LegacyCursor,
     error::{Error, Result},
     event::Cursor,
     limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX},
@@ -116,6 +117,23 @@ impl Database {
             Self::Memory(_) | Self::Sqlite(_) => Err(no_foreign()),
             Self::Mysql(mysql) => mysql.adopt(stream, table).await,
             Self::Postgres(postgres) => postgres.adopt(stream, table).await,
+        }
+    }
+
+    /// Makes such a table, unless it is there.
+    pub async fn create_table(&self, table: &ForeignTable) -> Result<()> {
+        match self {
+            Self::Memory(_) | Self::Sqlite(_) => Err(no_foreign()),
+            Self::Mysql(mysql) => mysql.create_table(table).await,
+            Self::Postgres(postgres) => postgres.create_table(table).await,
+        }
+    }
+
+    /// Where reflex left a consumer; none where it has no row.
+    pub async fn legacy_cursor(&self, legacy: &LegacyCursor) -> Result<Option<Cursor>> {
+        match self {
+            Self::Mysql(mysql) => mysql.legacy_cursor(legacy).await,
+            _ => Err(Error::invalid("only a MySQL or MariaDB database has cursors of reflex")),
         }
     }
 

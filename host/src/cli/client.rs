@@ -121,7 +121,7 @@ impl Client {
 
 /// The API of the host that holds one of the config's databases. Nobody holds one on a server alone: there it is whoever
 /// listens where the config says.
-fn running(config: &Config) -> Option<String> {
+pub(super) fn running(config: &Config) -> Option<String> {
     let listen = config.host.listen;
     let api = |store: &crate::config::resolved::Store| match &store.url {
         StoreUrl::Sqlite(path) => holder(path)?.api,

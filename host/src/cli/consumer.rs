@@ -117,6 +117,7 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
         lines.push(("", reason.message.clone()));
         lines.push(("attempts", consumer.attempts.to_string()));
     }
+    lines.extend(consumer.held_up.as_ref().map(|by| ("held up by", by.to_string())));
     lines.extend(consumer.problem.clone().map(|problem| ("problem", problem)));
     lines.extend(consumer.next_step.clone().map(|step| ("next step", step)));
     lines.extend([

@@ -132,7 +132,7 @@ impl Summary {
         for view in views::consumers(&Api::Live(host.clone()), None).await {
             let id = ConsumerId { tenant: TenantId(view.tenant.parse()?), name: view.name.parse()? };
             let consumer = catalog.config.consumer(&id)?;
-            let source = catalog.database_of(&consumer.stream)?.source(&consumer.stream).await?;
+            let source = catalog.source(&consumer.stream).await?;
             let all = source.lag(&Cursor::START, u64::MAX).await?.events;
             let lag = view.lag_events.unwrap_or(all);
             let metrics = host.telemetry.metrics().of(&id);

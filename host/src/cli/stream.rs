@@ -1,11 +1,18 @@
-//! `tendon stream list`.
+//! `tendon stream list|check|create`.
 
 use clap::Subcommand;
 
-use super::{Ctx, client::Client, problem::Exit};
+use super::{
+    Ctx,
+    client::{Client, escape, running},
+    problem::Exit,
+};
 use crate::{
-    error::Result,
-    server::views::{StreamView, known},
+    config::Components,
+    error::{Error, Result},
+    open::create_stream,
+    server::views::{CheckView, StreamView, known},
+    tenant::StreamId,
 };
 
 /// What about streams.
@@ -22,19 +29,77 @@ pub enum Verb {
     /// List the streams with their heads and how many events they hold
     #[command(visible_alias = "ls")]
     List,
+    /// Look whether a stream can be read without losing an event, and what holds it up
+    Check {
+        /// The stream
+        name: String,
+    },
+    /// Make a stream's table in its store, unless it is there
+    Create {
+        /// The stream, as the config names it
+        name: String,
+    },
 }
 
-/// Asks the host, and shows what it says.
+/// Does it, and shows what there is to say.
 pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
-    let Verb::List = args.verb;
+    match args.verb {
+        Verb::List => list(ctx).await,
+        Verb::Check { name } => check(ctx, &name).await,
+        Verb::Create { name } => create(ctx, &name).await,
+    }
+}
+
+async fn list(ctx: &Ctx) -> Result<Exit> {
     let client = Client::connect(ctx).await?;
     let streams: Vec<StreamView> = client.get("/v1/streams", ctx.one_tenant()).await?;
     ctx.out.list(&streams, &["stream", "store", "head", "events"], |stream| {
         let head = stream.head.clone().unwrap_or_else(|| "?".to_owned());
         vec![stream.name.clone(), stream.store.clone(), head, known(stream.events)]
     })?;
-    for (stream, problem) in streams.iter().filter_map(|stream| Some((stream, stream.problem.as_ref()?))) {
-        ctx.out.talk(format!("{}: {problem}", stream.name));
+    for stream in &streams {
+        if let Some(problem) = &stream.problem {
+            ctx.out.talk(format!("{}: {problem}", stream.name));
+        }
+        if let Some(by) = &stream.held_up {
+            ctx.out.talk(format!("{}: held up by {by}", stream.name));
+        }
     }
+    Ok(Exit::Ok)
+}
+
+async fn check(ctx: &Ctx, name: &str) -> Result<Exit> {
+    let client = Client::connect(ctx).await?;
+    let path = format!("/v1/streams/{}/check", escape(name));
+    let view: CheckView = client.get(&path, vec![("tenant", ctx.tenant().to_string())]).await?;
+    ctx.out.object(&view, lines)?;
+    Ok(if view.findings.iter().all(|finding| finding.is_ok) { Exit::Ok } else { Exit::Failed })
+}
+
+fn lines(CheckView { stream, findings }: &CheckView) -> Vec<(&'static str, String)> {
+    let head = stream.head.clone().unwrap_or_else(|| "?".to_owned());
+    let mut lines = vec![
+        ("stream", format!("{}/{}", stream.tenant, stream.name)),
+        ("store", stream.store.clone()),
+        ("head", head),
+        ("events", known(stream.events)),
+    ];
+    for finding in findings {
+        lines.push((if finding.is_ok { "ok" } else { "problem" }, finding.what.clone()));
+        lines.extend(finding.help.clone().map(|help| ("help", help)));
+    }
+    lines.extend(stream.held_up.as_ref().map(|by| ("held up by", by.to_string())));
+    lines
+}
+
+/// Without a host: one that runs has made all its streams.
+async fn create(ctx: &Ctx, name: &str) -> Result<Exit> {
+    let config = ctx.config(Components::MayBeMissing)?;
+    if let Some(api) = running(&config) {
+        return Err(Error::unavailable(format!("the host at {api} has the stores open"))
+            .help("a host makes the streams of its config when it starts, and when that changes"));
+    }
+    create_stream(&config, &StreamId { tenant: ctx.tenant(), name: name.parse()? }).await?;
+    ctx.out.talk(format!("stream {name} is there"));
     Ok(Exit::Ok)
 }

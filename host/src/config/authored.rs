@@ -72,6 +72,45 @@ pub struct Stream {
     /// A file of events, relative to this file, that `tendon dev` imports once.
     #[schemars(example = &"events.jsonl")]
     pub sample: Option<String>,
+    /// A table that is there already, and that others insert into; on MySQL, MariaDB and PostgreSQL. Default a table of
+    /// tendon's own.
+    pub table: Option<Table>,
+}
+
+/// A table of events that is there already. Its columns have the names of reflex's unless it is said here what they are.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Table {
+    /// Its name. Required.
+    #[schemars(example = &"order_events")]
+    pub name: Option<String>,
+    /// The schema (PostgreSQL) or database (MySQL) that it is in. Default the connection's own.
+    #[schemars(example = &"shop")]
+    pub schema: Option<String>,
+    /// The column of the id, which the server draws: AUTO_INCREMENT, serial or identity. Default id.
+    #[schemars(example = &"id")]
+    pub id: Option<String>,
+    /// The column of the foreign id, a text or a number. Default foreign_id.
+    #[schemars(example = &"foreign_id")]
+    pub foreign_id: Option<String>,
+    /// The column of the time, in UTC. Default timestamp.
+    #[schemars(example = &"timestamp")]
+    pub timestamp: Option<String>,
+    /// The column of the type, a number. Default type.
+    #[schemars(example = &"type")]
+    pub r#type: Option<String>,
+    /// The column of the payload. Default metadata, where there is such a column.
+    #[schemars(example = &"metadata")]
+    pub metadata: Option<String>,
+    /// The column of reflex's trace. Default trace, where there is such a column.
+    #[schemars(example = &"trace")]
+    pub trace: Option<String>,
+    /// PostgreSQL: the sequence that ids are drawn from, where the server does not know that it is the id's.
+    #[schemars(example = &"order_events_id_seq")]
+    pub sequence: Option<String>,
+    /// Whether rows of type 0 and foreign id 0, with which reflex fills holes, are events. Default false.
+    #[schemars(example = false)]
+    pub noops: Option<bool>,
 }
 
 /// A consumer.
@@ -94,6 +133,8 @@ pub struct Consumer {
     /// earliest, -N before the head, id:EVENT after that event. Default earliest.
     #[schemars(example = &"earliest")]
     pub start: Option<String>,
+    /// Where it begins when it is deployed for the first time, if reflex has a cursor for it: after that. MySQL and MariaDB.
+    pub legacy_cursor: Option<LegacyCursor>,
     /// Which events it is called with; the others move its cursor.
     pub filter: Filter,
     /// Which state an event's handler sees; fixed when the consumer is made. Default consumer.
@@ -114,6 +155,33 @@ pub struct Consumer {
     /// Version of the state's layout; an automatic rollback stays within one. Default 1.
     #[schemars(example = 1)]
     pub state_version: Option<i64>,
+}
+
+/// A row in a cursors table of reflex, in the consumer's store.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct LegacyCursor {
+    /// The table. Required.
+    #[schemars(example = &"cursors")]
+    pub table: Option<String>,
+    /// The database that it is in. Default the connection's own.
+    #[schemars(example = &"shop")]
+    pub schema: Option<String>,
+    /// The name that the consumer has there. Default its name here.
+    #[schemars(example = &"billing")]
+    pub name: Option<String>,
+    /// The column of the consumer's name. Default id.
+    #[schemars(example = &"id")]
+    pub id: Option<String>,
+    /// The column of the cursor. Default last_event_id.
+    #[schemars(example = &"last_event_id")]
+    pub cursor: Option<String>,
+    /// The column of the time of the last change. Default updated_at.
+    #[schemars(example = &"updated_at")]
+    pub updated_at: Option<String>,
+    /// Whether that row moves with every commit, so that the consumer can go back to reflex. Default false.
+    #[schemars(example = true)]
+    pub mirror: Option<bool>,
 }
 
 /// Which events a consumer is called with.

@@ -69,6 +69,14 @@ impl Resolver<'_, '_> {
         let retry = self.retry(path, &authored.retry);
         let limits = self.limits(path, &authored.limits);
         let grants_emit = self.grants(path, authored, &tenant, store.as_ref(), streams);
+        let legacy_cursor = authored.legacy_cursor.as_ref().and_then(|legacy| {
+            let path = below(path, "legacy-cursor");
+            if let Some(stream) = stream {
+                let store = stores.as_ref().zip(store.as_ref()).and_then(|(stores, store)| stores.get(store));
+                self.check_legacy_cursor(&path, stream, store);
+            }
+            self.legacy_cursor(&path, legacy, name.map_or("", Name::as_str))
+        });
         let version = self.number(&format!("{path}.state-version"), authored.state_version, 1, ANY);
         Some(Consumer {
             id: ConsumerId { tenant, name: name?.clone() },
@@ -85,6 +93,7 @@ impl Resolver<'_, '_> {
             grants_emit,
             config: authored.config.clone(),
             state_version: version,
+            legacy_cursor,
         })
     }
 

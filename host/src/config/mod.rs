@@ -13,6 +13,7 @@ pub mod resolved;
 mod shape;
 pub mod shown;
 pub mod start;
+mod streams;
 mod units;
 
 use std::{io::Read as _, path::Path};

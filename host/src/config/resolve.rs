@@ -13,9 +13,9 @@ use super::{
     authored::{self, Named},
     places::{Places, below, did_you_mean},
     problem::Code,
-    resolved::{Config, Host, LISTEN, ServerUrl, Store, StoreUrl, Stream},
+    resolved::{Config, Host, LISTEN, ServerUrl, Store, StoreUrl},
 };
-use crate::tenant::{Name, StreamId, TenantId};
+use crate::tenant::{Name, TenantId};
 
 /// The store that is there when the file names none.
 const DEFAULT_STORE: &str = "main";
@@ -113,24 +113,6 @@ impl Resolver<'_, '_> {
             }
         }
         None
-    }
-
-    fn streams(
-        &mut self,
-        authored: &Named<authored::Stream>,
-        stores: &Option<BTreeMap<Name, Store>>,
-    ) -> BTreeMap<Name, Stream> {
-        let mut streams = BTreeMap::new();
-        for (text, stream) in authored {
-            let path = below("stream", text);
-            let name = self.name(&path, text);
-            let tenant = self.tenant(&path, stream.tenant.as_deref());
-            let store = self.store(&path, stream.store.as_deref(), None, stores);
-            let sample = stream.sample.as_deref().map(|sample| self.path(sample));
-            let (Some(name), Some(store)) = (name, store) else { continue };
-            streams.insert(name.clone(), Stream { id: StreamId { tenant, name }, store, sample });
-        }
-        streams
     }
 
     /// A name that stands as a key.

@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use url::Url;
@@ -12,8 +13,9 @@ use url::Url;
 pub use super::authored::Durability;
 use super::start::Start;
 use crate::{
+    backend::foreign::ForeignTable,
     batch::BatchPolicy,
-    deployment::{Filter, Spec, StateScope},
+    deployment::{Filter, LegacyCursor, Spec, StateScope},
     error::{Error, Result},
     event::Cursor,
     limits::Limits,
@@ -74,6 +76,13 @@ pub enum StoreUrl {
 #[derive(Clone, PartialEq, Eq)]
 pub struct ServerUrl(pub Url);
 
+impl StoreUrl {
+    /// Whether it is a MySQL or MariaDB database.
+    pub fn is_mysql(&self) -> bool {
+        matches!(self, Self::Server(url) if matches!(url.0.scheme(), "mysql" | "mariadb"))
+    }
+}
+
 impl ServerUrl {
     /// Host and port, as a connection is made to them.
     pub fn address(&self) -> String {
@@ -108,6 +117,8 @@ pub struct Stream {
     pub store: Name,
     /// Events that `tendon dev` imports once; absolute. Nobody has looked whether the file is there.
     pub sample: Option<PathBuf>,
+    /// The table that was there before; none where it is one of tendon's own.
+    pub table: Option<ForeignTable>,
 }
 
 /// A consumer: everything of a [`Spec`], but the start has yet to be looked up and the component to be read. Two that
@@ -142,6 +153,8 @@ pub struct Consumer {
     pub config: BTreeMap<String, String>,
     /// Version of the state's layout.
     pub state_version: u32,
+    /// The row of reflex's that it begins at, where there is one.
+    pub legacy_cursor: Option<Arc<LegacyCursor>>,
 }
 
 impl Config {
@@ -195,6 +208,7 @@ impl Consumer {
             grants_emit: Vec::new(),
             config: BTreeMap::new(),
             state_version: 1,
+            legacy_cursor: None,
         }
     }
 
@@ -221,6 +235,7 @@ impl Consumer {
             grants_emit: self.grants_emit.clone(),
             config: self.config.clone(),
             state_version: self.state_version,
+            legacy_cursor: self.legacy_cursor.clone(),
         }
     }
 }

@@ -1,7 +1,11 @@
 //! Back from the resolved to the authored form, with every default written out.
 
 use super::{authored, resolved, units::show_duration, units::show_size};
-use crate::tenant::Name;
+use crate::{
+    backend::foreign::ForeignTable,
+    deployment::LegacyCursor,
+    tenant::{Identifier, Name},
+};
 
 /// The config as a file that says everything. Reading it again gives an equal config, but for passwords, which are
 /// not shown.
@@ -36,6 +40,35 @@ fn show_stream(stream: &resolved::Stream) -> authored::Stream {
         tenant: Some(stream.id.tenant.to_string()),
         store: Some(stream.store.to_string()),
         sample: stream.sample.as_ref().map(|file| file.display().to_string()),
+        table: stream.table.as_ref().map(show_table),
+    }
+}
+
+fn show_table(table: &ForeignTable) -> authored::Table {
+    let optional = |name: &Option<Identifier>| name.as_ref().map(Identifier::to_string);
+    authored::Table {
+        name: Some(table.name.to_string()),
+        schema: optional(&table.schema),
+        id: Some(table.id.to_string()),
+        foreign_id: Some(table.foreign_id.to_string()),
+        timestamp: Some(table.timestamp.to_string()),
+        r#type: Some(table.r#type.to_string()),
+        metadata: optional(&table.metadata),
+        trace: optional(&table.trace),
+        sequence: optional(&table.sequence),
+        noops: Some(table.noops),
+    }
+}
+
+fn show_legacy_cursor(legacy: &LegacyCursor) -> authored::LegacyCursor {
+    authored::LegacyCursor {
+        table: Some(legacy.table.to_string()),
+        schema: legacy.schema.as_ref().map(Identifier::to_string),
+        name: Some(legacy.name.clone()),
+        id: Some(legacy.id.to_string()),
+        cursor: Some(legacy.cursor.to_string()),
+        updated_at: Some(legacy.updated_at.to_string()),
+        mirror: Some(legacy.mirror),
     }
 }
 
@@ -47,6 +80,7 @@ fn show_consumer(consumer: &resolved::Consumer) -> authored::Consumer {
         stream: Some(consumer.stream.name.to_string()),
         store: Some(consumer.store.to_string()),
         start: Some(consumer.start.to_string()),
+        legacy_cursor: consumer.legacy_cursor.as_deref().map(show_legacy_cursor),
         filter: authored::Filter { types: Some(consumer.filter.types.iter().copied().map(i64::from).collect()) },
         state: Some(consumer.state),
         shards: authored::Shards { count: Some(consumer.shards.into()) },

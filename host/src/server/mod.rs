@@ -64,6 +64,7 @@ pub fn routes(api: Api) -> Router {
         .route("/v1/streams", get(streams::list))
         .route("/v1/streams/{stream}/events", get(streams::events).post(streams::append))
         .route("/v1/streams/{stream}/tail", get(streams::tail))
+        .route("/v1/streams/{stream}/check", get(streams::check))
         .route("/v1/consumers", get(consumers::list))
         .route("/v1/consumers/{consumer}", get(consumers::show))
         .route("/v1/consumers/{consumer}/pause", post(consumers::pause))
@@ -94,5 +95,7 @@ pub async fn serve(listener: TcpListener, host: Arc<Host>) -> Result<()> {
 async fn metrics(State(api): State<Api>) -> Result<String, Failure> {
     let host = api.host()?;
     let readings = views::consumers(&api, None).await.iter().map(views::ConsumerView::reading).collect::<Vec<_>>();
-    Ok(host.telemetry.scrape(&readings)?)
+    let streams = views::streams(&api.catalog().await, None).await;
+    let streams = streams.iter().map(views::StreamView::reading).collect::<Vec<_>>();
+    Ok(host.telemetry.scrape(&readings, &streams)?)
 }

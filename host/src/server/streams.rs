@@ -26,9 +26,9 @@ use crate::{
 
 use super::{
     Api,
-    consumers::OneTenant,
+    consumers::{OneTenant, Tenant},
     failure::Failure,
-    views::{self, Appended, EventView, StreamView},
+    views::{self, Appended, CheckView, EventView, StreamView},
 };
 
 /// Events that one answer holds when nobody asks for another number.
@@ -69,11 +69,20 @@ fn id(tenant: TenantId, name: &str) -> Result<StreamId> {
 }
 
 async fn open(catalog: &Catalog, stream: &StreamId, after: Cursor, until: Until) -> Result<Chunks> {
-    catalog.database_of(stream)?.source(stream).await?.stream(after, until).await
+    catalog.source(stream).await?.stream(after, until).await
 }
 
 pub(super) async fn list(State(api): State<Api>, Query(query): Query<OneTenant>) -> Json<Vec<StreamView>> {
     Json(views::streams(&api.catalog().await, query.tenant.as_ref()).await)
+}
+
+/// How a stream can be read, and what holds it up.
+pub(super) async fn check(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Tenant>,
+) -> Result<Json<CheckView>, Failure> {
+    Ok(Json(views::check(&api.catalog().await, &id(query.tenant, &name)?).await?))
 }
 
 pub(super) async fn events(
@@ -105,7 +114,7 @@ pub(super) async fn tail(
     let stream = id(query.tenant.clone(), &name)?;
     let after = match query.since {
         Some(_) => Cursor::START,
-        None => catalog.database_of(&stream)?.source(&stream).await?.head().await?,
+        None => catalog.source(&stream).await?.head().await?,
     };
     let chunks = open(&catalog, &stream, after, Until::Forever).await?;
     let body = Body::from_stream(lines(chunks, query));

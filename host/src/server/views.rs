@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    backend::foreign::Finding,
     clock::Clock,
     config::resolved::{Consumer, Stream},
     deployment::{Deployment, Spec},
@@ -13,10 +14,10 @@ use crate::{
     event::{Cursor, Event, Timestamp},
     host::Catalog,
     metrics::ConsumerLabels,
-    source::Lag,
+    source::{HeldUp, Lag},
     store::{Position, Reason, Status, Store, Swap},
     supervisor::Standing,
-    telemetry::Reading,
+    telemetry::{Reading, StreamLabels, StreamReading},
     tenant::{ConsumerId, Name, StreamId, TenantId},
 };
 
@@ -48,6 +49,9 @@ pub struct ConsumerView {
     pub lag_events: Option<u64>,
     /// The age of the oldest of them; likewise.
     pub lag_seconds: Option<f64>,
+    /// What keeps its next events from being read, where it has read all that can be.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub held_up: Option<HeldUp>,
     /// Why something of this is not known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
@@ -100,9 +104,21 @@ pub struct StreamView {
     pub head: Option<String>,
     /// How many events it holds; counted up to 1,000,000. None where it cannot be read.
     pub events: Option<u64>,
+    /// What keeps events from being read that are after its head.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub held_up: Option<HeldUp>,
     /// Why something of this is not known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
+}
+
+/// What was found out about a stream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CheckView {
+    /// The stream, as the list shows it.
+    pub stream: StreamView,
+    /// What is as it must be, and what is not.
+    pub findings: Vec<Finding>,
 }
 
 /// An event, in the form in which it can be imported.
@@ -222,7 +238,7 @@ pub(super) async fn consumer(api: &Api, id: &ConsumerId) -> Result<ConsumerDetai
 /// What all stores say, read once per store and stream; an error where one cannot be read.
 struct Rows {
     stores: BTreeMap<Name, Result<StoreRows>>,
-    heads: BTreeMap<StreamId, Result<Cursor>>,
+    heads: BTreeMap<StreamId, Result<Head>>,
 }
 
 struct StoreRows {
@@ -262,26 +278,38 @@ impl Rows {
             Ok((position, deployment)) => (position, deployment, self.lag(catalog, config, position).await),
             Err(problem) => (None, None, Err(problem)),
         };
-        view(config, position, deployment, standing, lag)
+        let head = self.heads.get(&config.stream).and_then(|head| head.as_ref().ok());
+        let is_there = position.zip(head).is_some_and(|(position, head)| position.cursor == head.cursor);
+        let held_up = head.filter(|_| is_there).and_then(|head| head.held_up.clone());
+        ConsumerView { held_up, ..view(config, position, deployment, standing, lag) }
     }
 
     async fn lag(&self, catalog: &Catalog, config: &Consumer, position: Option<&Position>) -> Result<Lag, String> {
         let failed = |error: &Error| format!("stream `{}`: {}", config.stream.name, error.chain());
         let head = self.heads.get(&config.stream).map(Result::as_ref).transpose().map_err(failed)?;
         let cursor = position.map_or(Cursor::START, |position| position.cursor.clone());
-        if position.is_some() && head == Some(&cursor) {
+        if position.is_some() && head.is_some_and(|head| head.cursor == cursor && head.held_up.is_none()) {
             return Ok(Lag::default());
         }
         let lag = async {
-            let source = catalog.database_of(&config.stream)?.source(&config.stream).await?;
+            let source = catalog.source(&config.stream).await?;
             source.lag(&cursor, LAG_EVENTS_MAX).await
         };
         lag.await.map_err(|error| failed(&error))
     }
 }
 
-async fn head(catalog: &Catalog, stream: &StreamId) -> Result<Cursor> {
-    catalog.database_of(stream)?.source(stream).await?.head().await
+/// The newest place of a stream, and what is beyond it.
+struct Head {
+    cursor: Cursor,
+    held_up: Option<HeldUp>,
+}
+
+async fn head(catalog: &Catalog, stream: &StreamId) -> Result<Head> {
+    let source = catalog.source(stream).await?;
+    let cursor = source.head().await?;
+    let held_up = source.held_up(&cursor).await?;
+    Ok(Head { cursor, held_up })
 }
 
 fn view(
@@ -309,6 +337,7 @@ fn view(
         cursor: position.map_or(Cursor::START, |position| position.cursor.clone()).to_string(),
         lag_seconds: lag.as_ref().map(age),
         lag_events: lag.map(|lag| lag.events),
+        held_up: None,
         problem,
         revision: position.map_or(0, |position| position.revision.0),
         fence: position.map_or(0, |position| position.fence.0),
@@ -363,8 +392,10 @@ pub async fn streams(catalog: &Catalog, tenant: Option<&TenantId>) -> Vec<Stream
     let wanted = |stream: &&Stream| tenant.is_none_or(|tenant| stream.id.tenant == *tenant);
     for stream in catalog.config.streams.values().filter(wanted) {
         let read = async {
-            let source = catalog.database(&stream.store)?.source(&stream.id).await?;
-            Ok::<_, Error>((source.head().await?, source.lag(&Cursor::START, LAG_EVENTS_MAX).await?))
+            let source = catalog.source(&stream.id).await?;
+            let cursor = source.head().await?;
+            let held_up = source.held_up(&cursor).await?;
+            Ok::<_, Error>((Head { cursor, held_up }, source.lag(&Cursor::START, LAG_EVENTS_MAX).await?))
         };
         let (read, problem) = match read.await {
             Ok(read) => (Some(read), None),
@@ -374,10 +405,44 @@ pub async fn streams(catalog: &Catalog, tenant: Option<&TenantId>) -> Vec<Stream
             tenant: stream.id.tenant.to_string(),
             name: stream.id.name.to_string(),
             store: stream.store.to_string(),
-            head: read.as_ref().map(|(head, _)| head.to_string()),
-            events: read.map(|(_, lag)| lag.events),
+            head: read.as_ref().map(|(head, _)| head.cursor.to_string()),
+            events: read.as_ref().map(|(_, lag)| lag.events),
+            held_up: read.and_then(|(head, _)| head.held_up),
             problem,
         });
     }
     views
+}
+
+/// What there is to find out about a stream: how it can be read, and what holds it up.
+pub(super) async fn check(catalog: &Catalog, id: &StreamId) -> Result<CheckView> {
+    let config = catalog.config.stream(id)?;
+    let mut findings = Vec::new();
+    if let Some(table) = &config.table {
+        findings.extend(catalog.database(&config.store)?.inspect(table).await?);
+    }
+    let stream = streams(catalog, Some(&id.tenant)).await.into_iter().find(|view| view.name == id.name.as_str());
+    let stream = stream.ok_or_else(|| Error::not_found(format!("stream `{}` is gone", id.name)))?;
+    if findings.iter().all(|finding: &Finding| finding.is_ok) {
+        findings.push(match &stream.problem {
+            None => Finding { is_ok: true, what: "it can be read".into(), help: None },
+            Some(problem) => {
+                let help = Some(format!("`tendon stream create {}` makes what is missing", id.name));
+                Finding { is_ok: false, what: problem.clone(), help }
+            }
+        });
+    }
+    Ok(CheckView { stream, findings })
+}
+
+impl StreamView {
+    /// What a scrape wants to know.
+    pub(super) fn reading(&self) -> StreamReading {
+        let since = self.held_up.as_ref().and_then(|held_up| held_up.since);
+        StreamReading {
+            labels: StreamLabels { tenant: self.tenant.clone(), stream: self.name.clone() },
+            is_held_up: self.held_up.is_some(),
+            held_up_seconds: since.map(|since| Clock::System.now().since(since).as_secs_f64()),
+        }
+    }
 }

@@ -4,8 +4,11 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ForeignTable, Identifier};
-use crate::error::{Error, Result};
+use super::ForeignTable;
+use crate::{
+    error::{Error, Result},
+    tenant::Identifier,
+};
 
 /// What a column holds, of whichever database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +134,7 @@ impl<K: Fn(&str) -> Option<Kind>> Look<'_, K> {
 
     /// A column that there need not be, unless it is named. None where it is wrong.
     fn optional(&mut self, key: &'static str, name: Option<&Identifier>, wanted: &[Kind]) -> Option<Option<Column>> {
-        let usual = Identifier(key.to_owned());
+        let usual = Identifier::plain(key);
         let name = match name {
             Some(name) => name,
             None if self.types.contains_key(key) => &usual,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Every place at which a test can make a claim or a commit crash, in the order in which a full commit passes them.
-pub const FAILPOINTS: [&str; 22] = [
+pub const FAILPOINTS: [&str; 23] = [
     "mysql claim begin",
     "mysql claim position",
     "mysql claim counter",
@@ -31,6 +31,7 @@ pub const FAILPOINTS: [&str; 22] = [
     "mysql found",
     "mysql state",
     "mysql deletes",
+    "mysql mirror",
     "mysql history",
     "mysql deploy",
     "mysql known keys",
@@ -114,6 +115,7 @@ impl Mysql {
         let standing = items.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
         let standing: Vec<&Item<'_>> = standing.map(|(item, _)| item).collect();
         self.write_state(open, &standing).await?;
+        self.mirror(open, &standing).await?;
         self.write_history(open, items, &answers).await?;
         self.deploy(open, items, &answers).await?;
         let counts = self.append(open, &standing).await?;

@@ -9,13 +9,14 @@ use super::{Mysql, holders::Holders, table::Sql, text::Row};
 use crate::{
     backend::{
         CHUNK_BYTES_MAX, CHUNK_EVENTS_MAX,
-        foreign::{self, Holder, Identifier, Kind, Tracked, to_header, to_trace},
+        foreign::{self, Holder, Kind, Tracked, to_header, to_trace},
         pieces::Pieces,
         row::decode,
     },
     error::{Error, Result},
     event::{Cursor, Event, EventId, NewEvent, Timestamp},
     source::{HeldUp, Lag},
+    tenant::Identifier,
 };
 
 const UNDRAWN: &str =

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
+use sqlx::AssertSqlSafe;
+
 use super::{
     Mysql,
-    foreign::ForeignLog,
+    foreign::{ForeignLog, quote},
     holders::{Holders, method, several_servers, what_to_grant},
 };
 use crate::{
@@ -73,6 +75,25 @@ impl Mysql {
                 Ok((findings, None))
             }
         }
+    }
+
+    /// Makes a table of reflex's reference schema under the names of another one, unless it is there.
+    pub(in crate::backend) async fn create_table(&self, table: &ForeignTable) -> Result<()> {
+        self.may_write("make a table in")?;
+        let ForeignTable { id, foreign_id, timestamp, r#type, .. } = table;
+        let [id, foreign_id, timestamp, r#type] = [id, foreign_id, timestamp, r#type].map(quote);
+        let metadata = table.metadata.as_ref().map_or_else(|| "`metadata`".to_owned(), quote);
+        let trace = table.trace.as_ref().map_or_else(|| "`trace`".to_owned(), quote);
+        let schema = table.schema.as_ref().map(|schema| quote(schema) + ".").unwrap_or_default();
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS {schema}{} (
+                {id} BIGINT AUTO_INCREMENT PRIMARY KEY, {foreign_id} VARCHAR(255) NOT NULL, {timestamp} DATETIME(6) NOT NULL,
+                {type} INT NOT NULL, {metadata} LONGBLOB, {trace} BLOB
+            ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin",
+            quote(&table.name)
+        );
+        let made = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.0.writers).await;
+        made.map(drop).map_err(|error| self.failed("make a table in", error))
     }
 
     async fn shape(&self, table: &ForeignTable, schema: &str, findings: &mut Findings) -> Result<Option<Shape>> {

@@ -10,6 +10,7 @@ mod failure;
 mod foreign;
 mod holders;
 mod inspect;
+mod legacy;
 mod migrate;
 mod position;
 mod source;
@@ -27,7 +28,7 @@ use tokio::sync::watch;
 use super::{
     Failpoints, Options,
     failure::only_read,
-    foreign::{self as foreign_tables, ForeignSource, ForeignTable, table_of_its_own},
+    foreign::{self as foreign_tables, ForeignSource, ForeignTable, another_table},
     known::{self, Known},
     round::no_stream,
 };
@@ -136,8 +137,10 @@ impl Mysql {
 
     /// Makes a table that was there before the stream of this name, for as long as the database is open.
     pub(super) async fn adopt(&self, stream: &StreamId, table: &ForeignTable) -> Result<()> {
-        if self.find(stream).await?.is_some() {
-            return Err(table_of_its_own(stream, table));
+        match self.find(stream).await? {
+            Some(Log::Foreign(log)) if log.tracked.table == *table => return Ok(()),
+            Some(_) => return Err(another_table(stream, table)),
+            None => {}
         }
         let log = self.foreign(stream, table).await?;
         self.0.known.add(stream, Log::Foreign(Arc::new(log)));

@@ -3,7 +3,7 @@
 //! Whatever a user can choose is in hexadecimal digits, and names have only letters, digits and dashes: there is nothing
 //! to quote, and no collation or character set has a say.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use crate::error::{Error, Result};
 
@@ -13,7 +13,7 @@ const PACKET_REST: usize = 1024;
 /// Rows, as few statements as the server's packets allow.
 pub(super) struct Batches {
     head: String,
-    tail: &'static str,
+    tail: Cow<'static, str>,
     bytes_max: usize,
     open: String,
     full: Vec<String>,
@@ -21,9 +21,9 @@ pub(super) struct Batches {
 
 impl Batches {
     /// Statements that begin and end so, with rows between them and commas between those.
-    pub(super) fn new(head: impl Into<String>, tail: &'static str, packet_bytes_max: usize) -> Self {
+    pub(super) fn new(head: impl Into<String>, tail: impl Into<Cow<'static, str>>, packet_bytes_max: usize) -> Self {
         let bytes_max = packet_bytes_max.saturating_sub(PACKET_REST);
-        Self { head: head.into(), tail, bytes_max, open: String::new(), full: Vec::new() }
+        Self { head: head.into(), tail: tail.into(), bytes_max, open: String::new(), full: Vec::new() }
     }
 
     /// Adds a row.
@@ -56,7 +56,7 @@ impl Batches {
 
     fn close(&mut self) {
         if !self.open.is_empty() {
-            self.open.push_str(self.tail);
+            self.open.push_str(&self.tail);
             self.full.push(std::mem::take(&mut self.open));
         }
     }

@@ -1,6 +1,9 @@
 //! What a commit writes beside positions: state, history, deployments, events.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -222,7 +225,12 @@ impl Mysql {
         Ok(asked.into_iter().filter(|key| found.contains(key.0.as_bytes().as_slice())).collect())
     }
 
-    async fn send(&self, open: &mut Transaction, failpoint: &'static str, rows: Batches) -> Result<(), Failed> {
+    pub(super) async fn send(
+        &self,
+        open: &mut Transaction,
+        failpoint: &'static str,
+        rows: Batches,
+    ) -> Result<(), Failed> {
         for sql in rows.finish() {
             self.0.failpoints.hit(failpoint)?;
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(open.connection()).await?;
@@ -230,7 +238,7 @@ impl Mysql {
         Ok(())
     }
 
-    pub(super) fn batches(&self, head: impl Into<String>, tail: &'static str) -> Batches {
+    pub(super) fn batches(&self, head: impl Into<String>, tail: impl Into<Cow<'static, str>>) -> Batches {
         Batches::new(head, tail, self.0.packet_bytes_max)
     }
 }

@@ -9,13 +9,14 @@ use super::{Postgres, held, table::Sql};
 use crate::{
     backend::{
         CHUNK_BYTES_MAX, CHUNK_EVENTS_MAX,
-        foreign::{self, Holder, Identifier, Kind, Shape, Tracked, to_header},
+        foreign::{self, Holder, Kind, Shape, Tracked, to_header},
         pieces::Pieces,
         row::decode,
     },
     error::Result,
     event::{Cursor, Event, EventId, Timestamp},
     source::{HeldUp, Lag},
+    tenant::Identifier,
 };
 
 /// Microseconds from 1970 to 2000, where the times of PostgreSQL begin.

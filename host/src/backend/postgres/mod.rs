@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use super::{
     Durability, Failpoints, Options,
     failure::only_read,
-    foreign::{self as foreign_tables, ForeignSource, ForeignTable, table_of_its_own},
+    foreign::{self as foreign_tables, ForeignSource, ForeignTable, another_table},
     known::{self, Known},
     round::no_stream,
 };
@@ -141,8 +141,10 @@ impl Postgres {
 
     /// Makes a table that was there before the stream of this name, for as long as the database is open.
     pub(super) async fn adopt(&self, stream: &StreamId, table: &ForeignTable) -> Result<()> {
-        if self.find(stream).await?.is_some() {
-            return Err(table_of_its_own(stream, table));
+        match self.find(stream).await? {
+            Some(Log::Foreign(log)) if log.tracked.table == *table => return Ok(()),
+            Some(_) => return Err(another_table(stream, table)),
+            None => {}
         }
         let number = -1 - self.0.foreign_count.fetch_add(1, Relaxed);
         let log = self.foreign(stream, table, number).await?;

@@ -166,9 +166,8 @@ impl Reading {
 
     async fn tell_who_holds_it_up(&self) {
         // It is only told; what fails here fails the next reading, too.
-        if let Ok(Some(HeldUp { by, since, way_out })) = self.postgres.held_up_by(&self.table, self.after).await {
-            let (since, way_out) = (since.map(tracing::field::display), way_out.unwrap_or_default());
-            tracing::warn!(stream = %self.table.stream, since, way_out, "the stream is held up by {by}");
+        if let Ok(Some(held_up)) = self.postgres.held_up_by(&self.table, self.after).await {
+            tracing::warn!(stream = %self.table.stream, "the stream is held up by {held_up}");
         }
     }
 
