@@ -3,6 +3,7 @@ use std::{collections::BTreeSet, path::Path};
 use serde_json::Value;
 
 use super::*;
+use crate::backend::foreign::ForeignTable;
 
 const FILE: &str = "/somewhere/tendon.toml";
 
@@ -66,14 +67,40 @@ fn the_sample_is_read_and_says_nothing_but_defaults() {
     assert_eq!(sample, short);
 }
 
+/// The sample with the lines that only a server takes.
+fn sample_of_a_server() -> String {
+    let live = SAMPLE.replace("sqlite://tendon.db", "mysql://root@localhost/shop");
+    let line =
+        |line: &str| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line).to_owned() + "\n";
+    live.lines().map(line).collect()
+}
+
+#[test]
+fn the_sample_for_a_server_says_nothing_but_defaults_besides_names() {
+    let mut whole = parsed(&sample_of_a_server()).unwrap();
+    let stream = whole.streams.values_mut().find(|stream| stream.id.name.as_str() == "orders").unwrap();
+    let mut usual = ForeignTable::named("order_events".parse().unwrap());
+    usual.schema = Some("shop".parse().unwrap());
+    usual.metadata = Some("metadata".parse().unwrap());
+    usual.trace = Some("trace".parse().unwrap());
+    usual.sequence = Some("order_events_id_seq".parse().unwrap());
+    assert_eq!(stream.table.take(), Some(usual));
+    let legacy = whole.consumers.values_mut().next().unwrap().legacy_cursor.take().unwrap();
+    assert_eq!((legacy.name.as_str(), legacy.mirror), ("billing", false));
+    let mut sample = parsed(SAMPLE).unwrap();
+    sample.stores = whole.stores.clone();
+    assert_eq!(whole, sample);
+}
+
 #[test]
 fn the_sample_names_every_key_of_the_schema() {
+    let sample = sample_of_a_server();
     let mut keys = BTreeSet::new();
     leaves(&schema(), &mut keys);
-    assert!(keys.len() >= 32, "{keys:?}");
+    assert!(keys.len() >= 45, "{keys:?}");
     for key in keys {
         let named = |line: &str| line.starts_with(&format!("{key} = ")) || line.contains(&format!("{{ {key} = "));
-        assert!(SAMPLE.lines().any(named), "the sample does not name {key}");
+        assert!(sample.lines().any(named), "the sample does not name {key}");
     }
 }
 
@@ -91,7 +118,7 @@ fn leaves(schema: &Value, keys: &mut BTreeSet<String>) {
 
 #[test]
 fn what_is_shown_is_read_again_as_the_same() {
-    for text in ["", GOOD, SAMPLE] {
+    for text in ["", GOOD, SAMPLE, &sample_of_a_server()] {
         let config = parsed(text).unwrap();
         let shown = shown::to_toml(&config).unwrap();
         assert_eq!(parsed(&shown).unwrap(), config, "{shown}");
@@ -198,6 +225,28 @@ fn a_store_is_a_sqlite_file_or_a_database_on_a_server() {
 }
 
 #[test]
+fn tables_of_others_and_cursors_of_reflex_are_on_servers() {
+    let on = |url: &str, more: &str| format!("[store.main]\nurl = {url:?}\n{GOOD}{more}");
+    let (mysql, postgres) = ("mysql://u@h/d", "postgres://u@h/d");
+    let (table, cursor) =
+        ("[stream.orders.table]\nname = \"t\"\n", "[consumer.billing.legacy-cursor]\ntable = \"c\"\n");
+    parsed(&on(postgres, table)).unwrap();
+    parsed(&on(mysql, &format!("{table}{cursor}"))).unwrap();
+
+    let problem = only(&on("sqlite://a.db", table));
+    assert_eq!((&*problem.code, problem.line), ("config.unsupported", Some(9)));
+    let problem = only(&on(postgres, &format!("{table}{cursor}")));
+    assert_eq!((&*problem.code, problem.line), ("config.unsupported", Some(11)));
+    let problem = only(&on(mysql, cursor));
+    assert_eq!(problem.suggestion.as_deref(), Some("say with [stream.orders.table] which table reflex reads"));
+    let problem = only(&on(mysql, &table.replace("\"t\"", "\"a`b\"")));
+    assert_eq!((&*problem.code, problem.line), ("config.bad-value", Some(10)));
+    let problem =
+        only(&on(mysql, "[stream.orders.table]\nforeign_id = \"t\"\n").replace("t\"\n", "t\"\nname = \"t\"\n"));
+    assert_eq!(problem.suggestion.as_deref(), Some("did you mean `foreign-id`?"));
+}
+
+#[test]
 fn names_are_checked_where_they_are_keys() {
     let problem = only("[stream.My_Orders]");
     assert_eq!(
@@ -223,7 +272,7 @@ fn a_mutated_file_is_an_error_with_a_place_and_never_a_panic() {
     let mut random = fastrand::Rng::with_seed(41);
     let pool: Vec<char> = "[]{}=.\"'#$-+@\\ \n\t0a:é\u{0}\u{1f600}".chars().collect();
     for _ in 0..3_000 {
-        let mut text: Vec<char> = SAMPLE.chars().collect();
+        let mut text: Vec<char> = sample_of_a_server().chars().collect();
         for _ in 0..random.usize(1..6) {
             let at = random.usize(..text.len().max(1));
             if text.len() < 2 {
