@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod binary;
+pub mod both;
 pub mod deployments;
 pub mod faulty;
 pub mod gap;

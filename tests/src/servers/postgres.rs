@@ -82,7 +82,7 @@ impl Server {
         let script = format!(
             "{user} {bin}/initdb -D data -U postgres -A trust --no-sync --locale=C.UTF-8 -E UTF8 > log 2>&1
             {user} {bin}/postgres -D data -c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories=$PWD \
-                -c fsync=off -c autovacuum=off -c max_connections=300 -c shared_buffers=32MB >> log 2>&1",
+                -c fsync=off -c autovacuum=off -c max_prepared_transactions=20 -c max_connections=300 -c shared_buffers=32MB >> log 2>&1",
             bin = programs.display(),
         );
         let port = port.to_string();

@@ -9,6 +9,7 @@ mod trace;
 
 use std::{
     fmt,
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering::SeqCst},
@@ -32,6 +33,9 @@ pub(super) use self::{
     source::ForeignSource,
     trace::{to_header, to_trace},
 };
+
+/// Microseconds of the years 1000 to 9999: what a date and time of MySQL can be.
+const TIMES: RangeInclusive<i64> = -30_610_224_000_000_000..=253_402_300_799_999_999;
 
 /// Where such a table is, and what its columns are called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +128,9 @@ impl Tracked {
         };
         if event.r#type == 0 && event.foreign_id == "0" {
             return refuse("event of type 0 and foreign id 0: readers take that for the filling of a hole");
+        }
+        if !TIMES.contains(&event.timestamp.0) {
+            return refuse(&format!("time {}", event.timestamp));
         }
         if self.shape.foreign_id.kind == Kind::Number && event.foreign_id.parse::<i64>().is_err() {
             return refuse(&format!("foreign id {:?}: its column is a number", event.foreign_id));

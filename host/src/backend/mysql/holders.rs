@@ -155,17 +155,17 @@ impl Holders {
     pub(super) async fn who(&self, mysql: &Mysql, holders: &[Holder]) -> Result<HeldUp> {
         let sessions: Vec<&str> =
             holders.iter().map(|holder| holder.name.as_str()).filter(|name| name.parse::<i64>().is_ok()).collect();
+        // A session has this very table locked; a prepared transaction may have others.
         let which = match holders.iter().find(|holder| holder.is_detached) {
+            _ if !sessions.is_empty() => format!("p.id IN ({})", sessions.join(", ")),
+            None => "t.trx_mysql_thread_id <> CONNECTION_ID()".to_owned(),
             Some(xa) => {
-                let by = format!("the prepared transaction {}", xa.name);
                 return Ok(HeldUp {
-                    by,
+                    by: format!("the prepared transaction {}", xa.name),
                     since: None,
                     way_out: Some("XA ROLLBACK or XA COMMIT, as its owner decides".into()),
                 });
             }
-            None if sessions.is_empty() => "t.trx_mysql_thread_id <> CONNECTION_ID()".to_owned(),
-            None => format!("p.id IN ({})", sessions.join(", ")),
         };
         let oldest = format!(
             "SELECT CONVERT(CONCAT('session ', p.id, ' of user ', p.user, '@', p.host, ' (', p.command, ')') USING utf8mb4),

@@ -25,7 +25,7 @@ const EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// Transactions that hold a lock of a writer on the table, one of its partitions, or the sequence: an id may be drawn well
 /// before its row is inserted. All databases of the server are in `pg_locks`.
 const HOLDERS: &str = "
-    SELECT DISTINCT virtualtransaction FROM pg_locks
+    SELECT DISTINCT virtualtransaction, pid IS NULL FROM pg_locks
     WHERE granted AND locktype = 'relation'
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
         AND relation IN (
@@ -219,11 +219,12 @@ impl foreign::Foreign for Reader {
     }
 
     async fn holders(&self) -> Result<Vec<Holder>> {
-        let names = sqlx::query_scalar(HOLDERS).bind(&self.log.name).bind(&self.log.sequence);
-        let names: sqlx::Result<Vec<String>> = names.fetch_all(&self.postgres.0.readers).await;
+        let names = sqlx::query(HOLDERS).bind(&self.log.name).bind(&self.log.sequence);
         // A prepared transaction has no session: https://www.postgresql.org/docs/current/view-pg-locks.html
-        let holder = |name: String| Holder { is_detached: name.starts_with("-1/"), name, transaction: None };
-        Ok(names.map_err(|error| self.failed(error))?.into_iter().map(holder).collect())
+        // It keeps its name until the server is started anew.
+        let holder = |row: PgRow| Ok(Holder { name: row.try_get(0)?, transaction: None, is_detached: row.try_get(1)? });
+        let holders = names.try_map(holder).fetch_all(&self.postgres.0.readers).await;
+        holders.map_err(|error| self.failed(error))
     }
 
     async fn held_up_by(&self, holders: &[Holder]) -> Result<HeldUp> {
@@ -231,7 +232,7 @@ impl foreign::Foreign for Reader {
         let oldest = format!(
             "{}, xact_start FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE virtualtransaction = ANY($1))
             UNION ALL {}, prepared FROM pg_prepared_xacts
-                WHERE transaction::text IN (SELECT split_part(name, '/', 2) FROM unnest($1) AS name WHERE name LIKE '-1/%')
+                WHERE transaction IN (SELECT transactionid FROM pg_locks WHERE virtualtransaction = ANY($1))
             ORDER BY 4 LIMIT 1",
             held::SESSION,
             held::PREPARED
