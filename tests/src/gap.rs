@@ -81,9 +81,10 @@ impl Connection {
     pub async fn create(&mut self, table: &str) {
         let id = if self.is_mysql() { "BIGINT AUTO_INCREMENT" } else { "BIGSERIAL" };
         let (time, bytes) = if self.is_mysql() { ("DATETIME(6)", "BLOB") } else { ("TIMESTAMP", "BYTEA") };
+        let set = if self.is_mysql() { "CHARACTER SET utf8mb4" } else { "" };
         self.run(format!(
             "CREATE TABLE {table} (id {id} PRIMARY KEY, foreign_id VARCHAR(255) NOT NULL, timestamp {time} NOT NULL,
-            type INT NOT NULL, metadata {bytes}, once VARCHAR(63) UNIQUE)"
+            type INT NOT NULL, metadata {bytes}, once VARCHAR(63) UNIQUE) {set}"
         ))
         .await;
     }
