@@ -1,6 +1,7 @@
 //! The databases. Each backend knows events, errors and the two ports, and nothing else of this library; their folders
 //! have the same file names.
 
+mod columns;
 pub mod failpoint;
 mod failure;
 pub mod foreign;

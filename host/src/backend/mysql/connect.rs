@@ -16,11 +16,14 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A statement sees what was committed when it began, text that does not fit is an error, and nothing waits long for a
 /// lock. Only MariaDB can end a session that was cut off in a transaction, so that it holds up no takeover for longer.
 ///
+/// A chunk is read as one row of columns, each as long as it may be.
+///
 /// What a commit survives is the server's own setting, `innodb_flush_log_at_trx_commit`: a session cannot ask for less,
 /// so `relaxed` durability is as full here as the server is.
 const SESSION: &str = "
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', SESSION autocommit = 1,
-        SESSION innodb_lock_wait_timeout = 3, SESSION time_zone = '+00:00'
+        SESSION innodb_lock_wait_timeout = 3, SESSION time_zone = '+00:00',
+        SESSION group_concat_max_len = 1073741824
         /*M!100300 , SESSION idle_transaction_timeout = 5 */ /*!80000 , SESSION information_schema_stats_expiry = 0 */;
     SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 

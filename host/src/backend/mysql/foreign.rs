@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sqlx::{AssertSqlSafe, Row as _, mysql::MySqlRow};
+use sqlx::{
+    AssertSqlSafe, MySql, Row as _,
+    mysql::{MySqlArguments, MySqlRow},
+    query::Query,
+};
 
-use super::{Mysql, holders::Holders, table::Sql, text::Row};
+use super::{Mysql, holders::Holders, table::Sql, text::Row, window::Window};
 use crate::{
     backend::{
-        CHUNK_BYTES_MAX, CHUNK_EVENTS_MAX,
+        CHUNK_BYTES_MAX,
         foreign::{self, Holder, Kind, Tracked, to_header, to_trace},
         pieces::Pieces,
         row::decode,
@@ -35,6 +39,8 @@ pub(in crate::backend) struct ForeignLog {
     append: String,
     next_id: Arc<str>,
     last_id: Arc<str>,
+    /// How far its chunks go.
+    window: Window,
     read: Arc<str>,
     row: Arc<str>,
     end_of_run: Arc<str>,
@@ -61,17 +67,8 @@ impl ForeignLog {
             next_id: format!("SELECT CAST(t.{id} AS SIGNED) FROM {name} AS t WHERE t.{id} > ? ORDER BY t.{id} LIMIT 1")
                 .into(),
             last_id: format!("SELECT CAST(COALESCE(MAX(t.{id}), 0) AS SIGNED) FROM {name} AS t").into(),
-            // Rows are chosen by their sizes before any payload is read, and each is then looked up by its id.
-            read: format!(
-                "SELECT {columns} FROM (
-                    SELECT id, size, SUM(size) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) AS bytes FROM (
-                        SELECT t.{id} AS id, COALESCE(LENGTH(t.{foreign_id}), 0) + {size} AS size
-                        FROM {name} AS t WHERE t.{id} > ? ORDER BY t.{id} LIMIT {CHUNK_EVENTS_MAX}
-                    ) AS next
-                ) AS counted STRAIGHT_JOIN {name} AS t ON t.{id} = counted.id
-                WHERE bytes <= {CHUNK_BYTES_MAX} OR bytes = counted.size ORDER BY counted.id"
-            )
-            .into(),
+            window: Window::new(&name, &id, &format!("COALESCE(LENGTH(t.{foreign_id}), 0) + {size}"), CHUNK_BYTES_MAX),
+            read: format!("SELECT {columns} FROM {name} AS t WHERE t.{id} > ? AND t.{id} <= ? ORDER BY t.{id}").into(),
             row: format!("SELECT {columns} FROM {name} AS t WHERE t.{id} = ?").into(),
             end_of_run: format!(
                 "SELECT CAST(MAX(id) AS SIGNED) FROM (
@@ -150,8 +147,8 @@ impl Reader {
         self.mysql.failed("read", error)
     }
 
-    async fn events(&self, sql: &Arc<str>, id: i64) -> Result<(Vec<Event>, Vec<i64>)> {
-        let rows = sqlx::query(sql_of(sql)).bind(id).fetch_all(&self.mysql.0.readers).await;
+    async fn events(&self, read: Query<'_, MySql, MySqlArguments>) -> Result<(Vec<Event>, Vec<i64>)> {
+        let rows = read.fetch_all(&self.mysql.0.readers).await;
         rows.and_then(|rows| events(&rows)).map_err(|error| self.failed(error))
     }
 }
@@ -177,11 +174,12 @@ impl foreign::Foreign for Reader {
     }
 
     async fn read(&self, after: i64) -> Result<(Vec<Event>, Vec<i64>)> {
-        self.events(&self.log.read, after).await
+        let Some(last) = self.log.window.last(&self.mysql, after).await? else { return Ok(Default::default()) };
+        self.events(sqlx::query(sql_of(&self.log.read)).bind(after).bind(last)).await
     }
 
     async fn row(&self, id: i64) -> Result<Option<Event>> {
-        Ok(self.events(&self.log.row, id).await?.0.pop())
+        Ok(self.events(sqlx::query(sql_of(&self.log.row)).bind(id)).await?.0.pop())
     }
 
     async fn holders(&self) -> Result<Vec<Holder>> {

@@ -3,7 +3,6 @@
 //! What is said of it here was tried with MariaDB 10.11. There are no schemas inside a database, so all tables have
 //! names that begin with `tendon_`.
 
-mod chunk;
 mod commit;
 mod connect;
 mod failure;
@@ -18,6 +17,7 @@ mod store;
 mod table;
 mod text;
 mod transaction;
+mod window;
 mod write;
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, MySqlPool};
 use tokio::sync::watch;
 
 use super::{
-    Failpoints, Options,
+    CHUNK_BYTES_MAX, Failpoints, Options,
     failure::only_read,
     foreign::{self as foreign_tables, ForeignSource, ForeignTable, another_table},
     known::{self, Known},
@@ -170,7 +170,13 @@ impl Mysql {
             .bind(stream.name.as_str());
         let number = number.fetch_optional(&self.0.readers).await;
         let number = number.map_err(|error| self.failed("look for a stream in", error))?;
-        Ok(number.map(|number| self.0.known.add(stream, Log::Own(Arc::new(Table::new(stream, number))))))
+        let table = |number| Table::new(stream, number, self.chunk_bytes_max());
+        Ok(number.map(|number| self.0.known.add(stream, Log::Own(Arc::new(table(number))))))
+    }
+
+    /// A column of a chunk must have room in a packet.
+    fn chunk_bytes_max(&self) -> usize {
+        CHUNK_BYTES_MAX.min(self.0.packet_bytes_max / 2)
     }
 
     fn may_write(&self, doing: &str) -> Result<()> {

@@ -8,11 +8,16 @@ use std::{cmp::Ordering, sync::Arc};
 
 use async_trait::async_trait;
 use futures_util::stream;
+use sqlx::{FromRow as _, MySql, Row as _, mysql::MySqlArguments, query::Query};
 use tokio::sync::watch;
 
-use super::{Mysql, chunk, table::Table};
+use super::{Mysql, table::Table};
 use crate::{
-    backend::{compare_numbers, cursor_at, gone, number_of, poll::Poll},
+    backend::{
+        columns::{Columns, More},
+        compare_numbers, cursor_at, gone, number_of,
+        poll::Poll,
+    },
     error::Result,
     event::{Chunk, Cursor, Event, Timestamp},
     source::{Chunks, Lag, Source, Until},
@@ -66,9 +71,7 @@ impl Source for MysqlSource {
         if id == 0 {
             return Ok(None);
         }
-        let rows = sqlx::query(self.table.read_one()).bind(id).fetch_all(&self.mysql.0.readers).await;
-        let (mut events, _) =
-            rows.and_then(|rows| chunk::events(&rows)).map_err(|error| self.mysql.failed("read", error))?;
+        let mut events = self.mysql.events(&self.table, sqlx::query(self.table.read_one()).bind(id)).await?;
         events.pop().map(Some).ok_or_else(|| gone(&self.table.stream, cursor, "no event has it"))
     }
 }
@@ -85,35 +88,38 @@ struct Reading {
 impl Reading {
     async fn next(&mut self) -> Result<Option<Chunk>> {
         let mut poll = Poll::default();
-        // At first there may be anything.
-        let mut is_told = true;
         loop {
             // Marked before the look, so that an event that comes in between ends the wait.
             self.appended.mark_unchanged();
-            if is_told || self.is_behind().await? {
-                let events = self.read().await?;
+            if let Some(last) = self.table.window.last(&self.mysql, self.after).await? {
+                let range = sqlx::query(self.table.read()).bind(self.after).bind(last);
+                let events = self.mysql.events(&self.table, range).await?;
+                self.after = last;
                 if !events.is_empty() {
                     return Ok(Some(Chunk { events }));
                 }
-            }
-            if self.until == Until::Head {
+            } else if self.until == Until::Head {
                 return Ok(None);
+            } else {
+                poll.wait(&mut self.appended).await;
             }
-            is_told = poll.wait(&mut self.appended).await;
         }
     }
+}
 
-    async fn is_behind(&self) -> Result<bool> {
-        let behind = sqlx::query_scalar(self.table.is_behind()).bind(self.after);
-        behind.fetch_one(&self.mysql.0.readers).await.map_err(|error| self.mysql.failed("read", error))
-    }
-
-    async fn read(&mut self) -> Result<Vec<Event>> {
-        let rows = sqlx::query(self.table.read()).bind(self.after);
-        let rows = rows.fetch_all(&self.mysql.0.readers).await;
-        let (events, last) =
-            rows.and_then(|rows| chunk::events(&rows)).map_err(|error| self.mysql.failed("read", error))?;
-        self.after = last.unwrap_or(self.after);
-        Ok(events)
+impl Mysql {
+    /// The events of a row of columns.
+    async fn events(&self, table: &Table, read: Query<'_, MySql, MySqlArguments>) -> Result<Vec<Event>> {
+        let failed = |error| self.failed("read", error);
+        let row = read.fetch_one(&self.0.readers).await.map_err(failed)?;
+        let columns = Columns::from_row(&row).map_err(failed)?;
+        let (Some(first), Some(last)) = (columns.1, columns.2) else { return Ok(Vec::new()) };
+        let more = if columns.3 == 0 {
+            More::ids(row.try_get(10).map_err(failed)?)
+        } else {
+            let more = sqlx::query_as(table.read_more()).bind(first).bind(last);
+            more.fetch_one(&self.0.readers).await.map_err(failed)?
+        };
+        columns.into_events(Some(more))
     }
 }

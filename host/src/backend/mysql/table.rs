@@ -5,10 +5,8 @@ use std::sync::Arc;
 use sqlx::AssertSqlSafe;
 use tokio::sync::watch;
 
-use crate::{
-    backend::{CHUNK_BYTES_MAX, CHUNK_EVENTS_MAX},
-    tenant::StreamId,
-};
+use super::window::Window;
+use crate::tenant::StreamId;
 
 /// A statement that is sent again and again: prepared once for each connection.
 pub(super) type Sql = AssertSqlSafe<Arc<str>>;
@@ -21,24 +19,31 @@ pub(in crate::backend) struct Table {
     pub(super) number: i64,
     /// Moves when this process has appended: wakes those that wait at the head.
     pub(super) appended: watch::Sender<()>,
+    /// How far its chunks go.
+    pub(super) window: Window,
     read: Arc<str>,
     read_one: Arc<str>,
-    is_behind: Arc<str>,
+    read_more: Arc<str>,
     head: Arc<str>,
     lag: Arc<str>,
 }
 
 impl Table {
-    pub(super) fn new(stream: &StreamId, number: i64) -> Self {
+    /// Names the table; a chunk of it holds at the most so many bytes, one event of any size apart.
+    pub(super) fn new(stream: &StreamId, number: i64, chunk_bytes_max: usize) -> Self {
         let table = name(number);
         Self {
             stream: stream.clone(),
             number,
             appended: watch::Sender::new(()),
-            read: read_sql(&table).into(),
-            read_one: format!("SELECT id, type, foreign_id, timestamp, metadata, headers FROM {table} WHERE id = ?")
-                .into(),
-            is_behind: format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE id > ?)").into(),
+            window: Window::new(&table, "id", "t.size", chunk_bytes_max),
+            read: columns_sql(&table, "id > ? AND id <= ?").into(),
+            read_one: columns_sql(&table, "id = ?").into(),
+            read_more: format!(
+                "SELECT GROUP_CONCAT(id), GROUP_CONCAT(COALESCE(LENGTH(headers), -1)), GROUP_CONCAT(headers SEPARATOR '')
+                FROM {table} FORCE INDEX (PRIMARY) WHERE id BETWEEN ? AND ?"
+            )
+            .into(),
             head: format!("SELECT MAX(id) FROM {table}").into(),
             lag: format!(
                 "SELECT (SELECT MAX(id) FROM {table}) - id + 1, timestamp FROM {table} WHERE id > ? ORDER BY id LIMIT 1"
@@ -47,19 +52,19 @@ impl Table {
         }
     }
 
-    /// The next chunk of rows after an id.
+    /// What is after an id up to another one, as one row; see `columns.rs`. Then their ids.
     pub(super) fn read(&self) -> Sql {
         AssertSqlSafe(self.read.clone())
     }
 
-    /// The row of an id.
+    /// The event of an id, in the same way.
     pub(super) fn read_one(&self) -> Sql {
         AssertSqlSafe(self.read_one.clone())
     }
 
-    /// Whether there is such a row: what costs a server a tenth of reading none.
-    pub(super) fn is_behind(&self) -> Sql {
-        AssertSqlSafe(self.is_behind.clone())
+    /// The ids and headers between two ids, as one row.
+    pub(super) fn read_more(&self) -> Sql {
+        AssertSqlSafe(self.read_more.clone())
     }
 
     /// The id of the last row; NULL where there is none.
@@ -100,15 +105,12 @@ pub(super) fn create_sql(number: i64) -> String {
     )
 }
 
-/// A chunk is bounded by bytes before any payload is read: the sizes of the rows are enough to choose them. Each is then
-/// looked up by its id; a range up to the last id would be read to the end of the table.
-fn read_sql(table: &str) -> String {
+/// Rows are concatenated in the order in which the index has them; their ids show it.
+fn columns_sql(table: &str, which: &str) -> String {
     format!(
-        "SELECT e.id, type, foreign_id, timestamp, metadata, headers FROM (
-            SELECT id, size, SUM(size) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) AS bytes FROM (
-                SELECT id, size FROM {table} WHERE id > ? ORDER BY id LIMIT {CHUNK_EVENTS_MAX}
-            ) AS next
-        ) AS counted STRAIGHT_JOIN {table} AS e ON e.id = counted.id
-        WHERE bytes <= {CHUNK_BYTES_MAX} OR bytes = counted.size ORDER BY counted.id"
+        "SELECT COUNT(*), MIN(id), MAX(id), COUNT(headers), GROUP_CONCAT(type), GROUP_CONCAT(timestamp),
+            GROUP_CONCAT(LENGTH(foreign_id)), GROUP_CONCAT(foreign_id SEPARATOR ''),
+            GROUP_CONCAT(LENGTH(metadata)), GROUP_CONCAT(metadata SEPARATOR ''), GROUP_CONCAT(id)
+        FROM {table} FORCE INDEX (PRIMARY) WHERE {which}"
     )
 }

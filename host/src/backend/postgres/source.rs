@@ -43,7 +43,12 @@ impl Place {
         if self == Self::default() {
             return Cursor::START;
         }
-        Cursor(format!("{}.{}.{}", self.era, self.xid, self.id).into())
+        Cursor(format!("{}{}", self.prefix(), self.id).into())
+    }
+
+    /// What comes before the id.
+    pub(super) fn prefix(self) -> String {
+        format!("{}.{}.", self.era, self.xid)
     }
 
     fn parse(cursor: &Cursor) -> Option<Self> {
@@ -101,10 +106,10 @@ impl Source for PostgresSource {
         if cursor.is_start() {
             return Ok(None);
         }
-        let rows = sqlx::query(self.table.read_one()).bind(era).bind(xid.to_string()).bind(id);
-        let rows = rows.fetch_all(&self.postgres.0.readers).await;
+        let row = sqlx::query(self.table.read_one()).bind(era).bind(xid.to_string()).bind(id);
+        let row = row.fetch_one(&self.postgres.0.readers).await;
         let (mut events, _) =
-            rows.and_then(|rows| chunk::events(&rows)).map_err(|error| self.postgres.failed("read", error))?;
+            row.and_then(|row| chunk::events(&row)).map_err(|error| self.postgres.failed("read", error))?;
         events.pop().map(Some).ok_or_else(|| gone(&self.table.stream, cursor, "no event has it"))
     }
 
@@ -179,10 +184,10 @@ impl Reading {
 
     async fn read(&mut self) -> Result<Vec<Event>> {
         let Place { era, xid, id } = self.after;
-        let rows = sqlx::query(self.table.read()).bind(era).bind(xid.to_string()).bind(id);
-        let rows = rows.fetch_all(&self.postgres.0.readers).await;
+        let row = sqlx::query(self.table.read()).bind(era).bind(xid.to_string()).bind(id);
+        let row = row.fetch_one(&self.postgres.0.readers).await;
         let (events, last) =
-            rows.and_then(|rows| chunk::events(&rows)).map_err(|error| self.postgres.failed("read", error))?;
+            row.and_then(|row| chunk::events(&row)).map_err(|error| self.postgres.failed("read", error))?;
         self.after = last.unwrap_or(self.after);
         Ok(events)
     }

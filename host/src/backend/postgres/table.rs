@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sqlx::AssertSqlSafe;
 use tokio::sync::watch;
 
+use super::chunk::columns_sql;
 use crate::{
     backend::{CHUNK_BYTES_MAX, CHUNK_EVENTS_MAX},
     tenant::StreamId,
@@ -40,11 +41,7 @@ impl Table {
             number,
             appended: watch::Sender::new(()),
             read: read_sql(&table).into(),
-            read_one: format!(
-                "SELECT era, xid::text::bigint AS xid_number, id, type, foreign_id, timestamp, metadata, headers
-                FROM {table} WHERE (era, xid, id) = ($1, $2::text::xid8, $3)"
-            )
-            .into(),
+            read_one: columns_sql(&format!("SELECT * FROM {table} WHERE (era, xid, id) = ($1, $2::text::xid8, $3)")).into(),
             is_behind: format!(
                 "SELECT EXISTS (SELECT 1 FROM {table} WHERE (era, xid, id) > ($1, $2::text::xid8, $3) AND {FINAL})"
             )
@@ -67,12 +64,12 @@ impl Table {
         }
     }
 
-    /// The next chunk of rows after an era, an xid and an id.
+    /// The next chunk after an era, an xid and an id, as one row; see `chunk.rs`.
     pub(super) fn read(&self) -> Sql {
         AssertSqlSafe(self.read.clone())
     }
 
-    /// The row of an era, an xid and an id.
+    /// The event of an era, an xid and an id, in the same way.
     pub(super) fn read_one(&self) -> Sql {
         AssertSqlSafe(self.read_one.clone())
     }
@@ -126,10 +123,9 @@ pub(super) fn create_sql(number: i64) -> String {
 }
 
 /// `octet_length` does not read a payload that is kept apart, so a chunk is bounded by bytes before it is read.
-/// (The xid is not called so in the answer: ORDER BY would take the text's order.)
 fn read_sql(table: &str) -> String {
-    format!(
-        "SELECT era, xid::text::bigint AS xid_number, id, type, foreign_id, timestamp, metadata, headers FROM (
+    columns_sql(&format!(
+        "SELECT * FROM (
             SELECT *, sum(size) OVER (ORDER BY era, xid, id ROWS UNBOUNDED PRECEDING) AS bytes FROM (
                 SELECT *, octet_length(foreign_id) + octet_length(metadata) + coalesce(octet_length(headers), 0) AS size
                 FROM {table} WHERE (era, xid, id) > ($1, $2::text::xid8, $3) AND {FINAL}
@@ -137,5 +133,5 @@ fn read_sql(table: &str) -> String {
             ) AS next
         ) AS counted
         WHERE bytes <= {CHUNK_BYTES_MAX} OR bytes = size ORDER BY era, xid, id"
-    )
+    ))
 }

@@ -1,6 +1,5 @@
 //! SQLite: the embedded default. One connection writes, a few read, one looks for commits of other processes.
 
-mod chunk;
 mod commit;
 mod encode;
 mod failure;

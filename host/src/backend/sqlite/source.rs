@@ -9,11 +9,13 @@ use tokio::sync::watch;
 
 use super::{
     Sqlite,
-    chunk::{Columns, More},
     table::{Sql, Table},
 };
 use crate::{
-    backend::{compare_numbers, cursor_at, gone, number_of},
+    backend::{
+        columns::{Columns, More},
+        compare_numbers, cursor_at, gone, number_of,
+    },
     error::{Error, Result},
     event::{Chunk, Cursor, Event, Timestamp},
     source::{Chunks, Lag, Source, Until},

@@ -62,7 +62,7 @@ impl Table {
         AssertSqlSafe(self.create.clone())
     }
 
-    /// The next chunk, as one row; see `chunk.rs`.
+    /// The next chunk, as one row; see `columns.rs`.
     pub(super) fn read(&self) -> Sql {
         AssertSqlSafe(self.read.clone())
     }

@@ -10,7 +10,8 @@ use crate::{
     event::{Cursor, Event, EventId, Headers, Timestamp},
 };
 
-/// The row: how many events, their first and last id, how many have headers, then by columns.
+/// The row: how many events, their first and last id, how many have headers; then types, timestamps, lengths of foreign
+/// ids, foreign ids, lengths of payloads, payloads. (A row an event costs sqlx more than all else about an event.)
 #[derive(sqlx::FromRow)]
 pub(super) struct Columns(
     pub(super) i64,
@@ -20,7 +21,7 @@ pub(super) struct Columns(
     Option<String>,
     Option<String>,
     Option<String>,
-    Option<String>,
+    Option<Vec<u8>>,
     Option<String>,
     Option<Vec<u8>>,
 );
@@ -28,6 +29,13 @@ pub(super) struct Columns(
 /// What is read besides where ids have holes or events have headers: ids, lengths of headers (-1: none), headers.
 #[derive(sqlx::FromRow)]
 pub(super) struct More(Option<String>, Option<String>, Option<String>);
+
+impl More {
+    /// The ids alone: no event has headers.
+    pub(super) fn ids(ids: String) -> Self {
+        Self(Some(ids), None, None)
+    }
+}
 
 impl Columns {
     /// Whether the row alone does not tell everything.
@@ -53,11 +61,11 @@ impl Columns {
         let mut numbers =
             numbers(&types).zip(numbers(&timestamps)).zip(numbers(&foreign_bytes).zip(numbers(&metadata_bytes)));
         let ids = match &more {
-            Some(More(ids, ..)) => Ids::listed(ids.as_deref().unwrap_or_default()),
+            Some(More(ids, ..)) => Ids::listed(ids.as_deref().unwrap_or_default())?,
             None => Ids::dense(first.unwrap_or_default(), last.unwrap_or(-1)),
         };
         let mut ids = ids.into_iter();
-        let mut foreign_ids = Texts::new(foreign_ids.unwrap_or_default());
+        let mut foreign_ids = Texts::new(String::from_utf8(foreign_ids.unwrap_or_default()).ok()?);
         let mut metadata = Bytes::from(metadata.unwrap_or_default());
         let mut headers = AllHeaders::new(more.as_ref())?;
         let mut events = Vec::with_capacity(count);
@@ -84,17 +92,18 @@ fn numbers(list: &str) -> impl Iterator<Item = Option<i64>> {
 }
 
 /// Pieces of one text.
-struct Texts {
+pub(super) struct Texts {
     text: ByteString,
     at: usize,
 }
 
 impl Texts {
-    fn new(text: String) -> Self {
+    pub(super) fn new(text: String) -> Self {
         Self { text: text.into(), at: 0 }
     }
 
-    fn next(&mut self, bytes: usize) -> Option<ByteString> {
+    /// The next piece; none where it is longer than what is left, or ends within a character.
+    pub(super) fn next(&mut self, bytes: usize) -> Option<ByteString> {
         let end = self.at.checked_add(bytes)?;
         let piece = self.text.get(self.at..end)?;
         self.at = end;
@@ -119,13 +128,19 @@ impl Ids {
         Self { text: Texts::new(text), ends: ends.into_iter() }
     }
 
-    fn listed(list: &str) -> Self {
+    /// None where they are not in order: what is in the other columns is not either.
+    fn listed(list: &str) -> Option<Self> {
         let (mut text, mut ends) = (String::new(), Vec::new());
+        let mut before = "";
         for id in list.split(',').filter(|id| !id.is_empty()) {
+            if (id.len(), id) <= (before.len(), before) {
+                return None;
+            }
             text.push_str(id);
             ends.push(text.len());
+            before = id;
         }
-        Self { text: Texts::new(text), ends: ends.into_iter() }
+        Some(Self { text: Texts::new(text), ends: ends.into_iter() })
     }
 }
 
@@ -146,8 +161,8 @@ struct AllHeaders<'a> {
 
 impl<'a> AllHeaders<'a> {
     fn new(more: Option<&'a More>) -> Option<Self> {
-        let Some(More(_, lengths, text)) = more else { return Some(Self { lengths: None, text: "" }) };
-        let lengths: Option<Vec<i64>> = numbers(lengths.as_deref().unwrap_or_default()).collect();
+        let Some(More(_, Some(lengths), text)) = more else { return Some(Self { lengths: None, text: "" }) };
+        let lengths: Option<Vec<i64>> = numbers(lengths).collect();
         Some(Self { lengths: Some(lengths?.into_iter()), text: text.as_deref().unwrap_or_default() })
     }
 
@@ -176,7 +191,7 @@ mod tests {
             some("1,-2"),
             some("5,-6"),
             some(lengths),
-            some(foreign_ids),
+            Some(foreign_ids.as_bytes().to_vec()),
             some("0,2"),
             metadata,
         )
@@ -205,5 +220,14 @@ mod tests {
         let events = columns("ab", "1,1").into_events(Some(more)).unwrap();
         assert_eq!(events[1].id.to_string(), "12");
         assert_eq!((events[0].headers.len(), events[1].headers.len()), (0, 1));
+        let events = columns("ab", "1,1").into_events(Some(More::ids("9,12".into()))).unwrap();
+        assert!(events.iter().all(|event| event.headers.is_empty()));
+    }
+
+    #[test]
+    fn rows_that_came_out_of_order_are_an_error() {
+        for ids in ["10,9", "9,9", "9"] {
+            assert!(columns("ab", "1,1").into_events(Some(More::ids(ids.into()))).is_err(), "{ids}");
+        }
     }
 }
