@@ -1,5 +1,7 @@
 //! What all databases have to say of an error and of a schema.
 
+use std::ops::RangeInclusive;
+
 use crate::error::{Error, Kind, Result};
 
 /// What an error means: its kind, in a few words, and a way out.
@@ -37,11 +39,13 @@ pub(super) fn only_read(doing: &str, database: &str) -> Error {
     Error::unavailable(format!("{doing} database {database}: it was opened only to be read"))
 }
 
-/// Whether a database of this version must be brought to ours; an error where that cannot or may not be.
-pub(super) fn is_older(found: i64, ours: i64, database: &str, read_only: bool) -> Result<bool> {
-    if found > ours {
+/// Whether a database of this version must be brought to ours, the first of those that we can work with; an error where
+/// that cannot or may not be.
+pub(super) fn is_older(found: i64, known: RangeInclusive<i64>, database: &str, read_only: bool) -> Result<bool> {
+    let (ours, newest) = known.into_inner();
+    if found > newest {
         return Err(Error::unavailable(format!(
-            "database {database} has schema version {found}, this tendon knows versions up to {ours}"
+            "database {database} has schema version {found}, this tendon knows versions up to {newest}"
         ))
         .help("a newer tendon has written it: use that one"));
     }

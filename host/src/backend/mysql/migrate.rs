@@ -1,5 +1,7 @@
 //! The schema's version, and the numbered steps from one to the next.
 
+use std::ops::RangeInclusive;
+
 use sqlx::{AssertSqlSafe, MySqlConnection};
 
 use super::failure;
@@ -14,6 +16,10 @@ const STEPS: [&str; 1] = [include_str!("schema.sql")];
 /// The version that this code reads and writes.
 pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;
 
+/// A newer host may have been here while this one runs on beside it: a step only adds what hosts of the version before can
+/// do without. One that takes something from them is two steps, the first of which does nothing.
+const KNOWN: RangeInclusive<i64> = SCHEMA_VERSION..=SCHEMA_VERSION + 1;
+
 /// One host at a time migrates: the lock ends with the session. Its name is known to the whole server, and is short.
 const LOCK: &str = "SELECT GET_LOCK(CONCAT('tendon ', MD5(DATABASE())), 60)";
 
@@ -27,7 +33,7 @@ const NO_TABLE: u16 = 1146;
 pub(super) async fn migrate(connection: &mut MySqlConnection, name: &str, read_only: bool) -> Result<()> {
     let failed = |error| failure::mysql(name, "migrate", error);
     let found = version(connection).await.map_err(failed)?;
-    if !is_older(found, SCHEMA_VERSION, name, read_only)? {
+    if !is_older(found, KNOWN, name, read_only)? {
         return Ok(());
     }
     let locked: Option<i64> = sqlx::query_scalar(LOCK).fetch_one(&mut *connection).await.map_err(failed)?;
@@ -37,7 +43,7 @@ pub(super) async fn migrate(connection: &mut MySqlConnection, name: &str, read_o
     }
     // Another host may have been here while this one waited for the lock.
     let found = version(connection).await.map_err(failed)?;
-    is_older(found, SCHEMA_VERSION, name, read_only)?;
+    is_older(found, KNOWN, name, read_only)?;
     sqlx::raw_sql(VERSION_TABLE).execute(&mut *connection).await.map_err(failed)?;
     for (step, to) in STEPS.iter().zip(1..).skip(usize::try_from(found).unwrap_or(usize::MAX)) {
         sqlx::raw_sql(*step).execute(&mut *connection).await.map_err(failed)?;

@@ -22,14 +22,14 @@ pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;
 /// Brings a database to this version; a second time changes nothing.
 pub(super) async fn migrate(connection: &mut SqliteConnection, path: &Path, read_only: bool) -> Result<()> {
     let version = version(connection, path).await?;
-    if !is_older(version, SCHEMA_VERSION, &path.display().to_string(), read_only)? {
+    if !is_older(version, SCHEMA_VERSION..=SCHEMA_VERSION, &path.display().to_string(), read_only)? {
         return Ok(());
     }
     let failed = |error| failure::sqlite(path, "migrate", error);
     sqlx::query("BEGIN IMMEDIATE").execute(&mut *connection).await.map_err(failed)?;
     // Another host may have been here while this one waited for the lock.
     let version = self::version(connection, path).await?;
-    is_older(version, SCHEMA_VERSION, &path.display().to_string(), read_only)?;
+    is_older(version, SCHEMA_VERSION..=SCHEMA_VERSION, &path.display().to_string(), read_only)?;
     for step in STEPS.iter().skip(usize::try_from(version).unwrap_or(usize::MAX)) {
         sqlx::raw_sql(*step).execute(&mut *connection).await.map_err(failed)?;
     }
