@@ -13,17 +13,52 @@ use std::{
 use futures_util::StreamExt as _;
 use sqlx::{AssertSqlSafe, MySqlConnection, PgConnection, Row as _};
 use tendon::{
-    event::{Cursor, Event},
+    backend::Database,
+    changes::Changes,
+    event::{Cursor, Event, NewEvent},
     source::{Source, Until},
+    store::{Commit, Fence, Position},
 };
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 
-use crate::place::read;
+use crate::place::{Place, advance, append, claim, commit, emit_new, event, filled, read, shard, stream};
 
 /// Writers at a time.
 pub const WRITERS: u64 = 8;
-/// How many columns of reflex's table are written; `once` is a text that no two rows have.
-const COLUMNS: &str = "(foreign_id, timestamp, type, once)";
+
+/// A table, as writers and the control see it.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// Its name.
+    pub table: &'static str,
+    /// The columns that are written.
+    columns: &'static str,
+    /// The values of a row, with `TEXT` for its text.
+    row: &'static str,
+    /// The column that has the text.
+    text: &'static str,
+    /// Whether no two rows can have the same text.
+    is_unique: bool,
+}
+
+impl Target {
+    /// A table of reflex's shape, which `Connection::create` makes.
+    pub const REFLEX: Self = Self {
+        table: "events",
+        columns: "foreign_id, timestamp, type, once",
+        row: "'TEXT', now(), 1, 'TEXT'",
+        text: "foreign_id",
+        is_unique: true,
+    };
+    /// The table of the first stream that was made in a PostgreSQL database.
+    pub const OWN_POSTGRES: Self = Self {
+        table: "tendon.events_1",
+        columns: "era, foreign_id, timestamp, type, metadata",
+        row: "1, 'TEXT'::bytea, 0, 1, ''::bytea",
+        text: "convert_from(foreign_id, 'UTF8')",
+        is_unique: false,
+    };
+}
 
 /// A connection to one of the servers.
 pub enum Connection {
@@ -57,9 +92,9 @@ impl Connection {
     }
 
     /// Ids and texts after an id.
-    async fn rows(&mut self, table: &str, after: i64) -> Vec<(i64, String)> {
+    async fn rows(&mut self, Target { table, text, .. }: Target, after: i64) -> Vec<(i64, String)> {
         let sql = AssertSqlSafe(format!(
-            "SELECT id, foreign_id FROM {table} WHERE id > {after} AND type <> 0 ORDER BY id LIMIT 1000"
+            "SELECT id, {text} FROM {table} WHERE id > {after} AND type <> 0 ORDER BY id LIMIT 1000"
         ));
         match self {
             Self::Mysql(connection) => {
@@ -108,21 +143,24 @@ enum Way {
 }
 
 impl Way {
-    fn any(is_mysql: bool) -> Self {
-        let ways: &[Self] = if is_mysql {
-            &[Self::OneByOne, Self::Bulk, Self::IgnoreFirst, Self::UpdateFirst, Self::Select]
-        } else {
-            &[Self::OneByOne, Self::Bulk, Self::IgnoreFirst, Self::UpdateFirst, Self::Select, Self::Ahead]
-        };
+    fn any(is_mysql: bool, target: Target) -> Self {
+        let mut ways = vec![Self::OneByOne, Self::Bulk, Self::Select];
+        if target.is_unique {
+            ways.extend([Self::IgnoreFirst, Self::UpdateFirst]);
+        }
+        if !is_mysql {
+            ways.push(Self::Ahead);
+        }
         ways[fastrand::usize(..ways.len())]
     }
 
     /// Inserts rows in the transaction that is open.
-    async fn insert(self, connection: &mut Connection, table: &str, texts: &[String]) -> sqlx::Result<()> {
-        let value = |text: &String| format!("('{text}', now(), 1, '{text}')");
+    async fn insert(self, connection: &mut Connection, target: Target, texts: &[String]) -> sqlx::Result<()> {
+        let Target { table, columns, row, .. } = target;
+        let value = |text: &String| format!("({})", row.replace("TEXT", text));
         let values = texts.iter().map(value).collect::<Vec<_>>().join(", ");
-        let into = format!("INTO {table} {COLUMNS}");
-        let there = "('there', now(), 1, 'there')";
+        let into = format!("INTO {table} ({columns})");
+        let there = value(&"there".to_owned());
         let sql = match (self, connection.is_mysql()) {
             (Self::OneByOne, _) => {
                 for text in texts {
@@ -140,16 +178,16 @@ impl Way {
                 format!("INSERT {into} VALUES {there}, {values} ON CONFLICT DO NOTHING")
             }
             (Self::Select, _) => {
-                let select = |text: &String| format!("SELECT '{text}', now(), 1, '{text}'");
+                let select = |text: &String| format!("SELECT {}", row.replace("TEXT", text));
                 format!("INSERT {into} {}", texts.iter().map(select).collect::<Vec<_>>().join(" UNION ALL "))
             }
             (Self::Ahead, _) => {
                 let draw = format!("SELECT nextval('{table}_id_seq') FROM generate_series(1, {})", texts.len());
                 let ids = connection.numbers(draw).await;
                 pause(8).await;
-                let row = |(text, id): (&String, i64)| format!("({id}, '{text}', now(), 1, '{text}')");
+                let row = |(text, id): (&String, i64)| format!("({id}, {})", row.replace("TEXT", text));
                 let rows = texts.iter().zip(ids).map(row).collect::<Vec<_>>().join(", ");
-                format!("INSERT INTO {table} (id, foreign_id, timestamp, type, once) VALUES {rows}")
+                format!("INSERT INTO {table} (id, {columns}) OVERRIDING SYSTEM VALUE VALUES {rows}")
             }
         };
         connection.try_run(sql).await.map(drop)
@@ -161,14 +199,14 @@ async fn pause(milliseconds_max: u64) {
 }
 
 /// Transactions of one to three rows that take up to 12 ms; one in twenty is rolled back. What was committed.
-async fn write(mut connection: Connection, table: String, writer: u64, transactions: u64) -> Vec<String> {
+async fn write(mut connection: Connection, target: Target, writer: u64, transactions: u64) -> Vec<String> {
     let mut committed = Vec::new();
     for n in 0..transactions {
         let texts: Vec<String> = (0..fastrand::u64(1..=3)).map(|k| format!("{writer}-{n}-{k}")).collect();
-        let way = Way::any(connection.is_mysql());
+        let way = Way::any(connection.is_mysql(), target);
         connection.run("BEGIN").await;
         // Who writes to the same row may be in the way, and is then rolled back by the server.
-        while way.insert(&mut connection, &table, &texts).await.is_err() {
+        while way.insert(&mut connection, target, &texts).await.is_err() {
             connection.run("ROLLBACK").await;
             connection.run("BEGIN").await;
         }
@@ -183,11 +221,11 @@ async fn write(mut connection: Connection, table: String, writer: u64, transacti
     committed
 }
 
-async fn read_naively(mut connection: Connection, table: String, done: Arc<AtomicBool>) -> BTreeSet<String> {
+async fn read_naively(mut connection: Connection, target: Target, done: Arc<AtomicBool>) -> BTreeSet<String> {
     let (mut after, mut seen) = (0_i64, BTreeSet::new());
     loop {
         let is_done = done.load(Relaxed);
-        let rows = connection.rows(&table, after).await;
+        let rows = connection.rows(target, after).await;
         if rows.is_empty() && is_done {
             return seen;
         }
@@ -235,21 +273,21 @@ pub struct Found {
 /// open for a while, so that the reader stands at the very start.
 pub async fn run<F: Future<Output = Connection>>(
     connect: impl Fn() -> F,
-    table: &str,
+    target: Target,
     source: Arc<dyn Source>,
     transactions: u64,
 ) -> Found {
     let mut first = connect().await;
     first.run("BEGIN").await;
-    Way::Bulk.insert(&mut first, table, &["there".to_owned()]).await.unwrap();
+    Way::Bulk.insert(&mut first, target, &["there".to_owned()]).await.unwrap();
     let (done, wanted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(u64::MAX)));
-    let naive = tokio::spawn(read_naively(connect().await, table.to_owned(), done.clone()));
+    let naive = tokio::spawn(read_naively(connect().await, target, done.clone()));
     let reader = tokio::spawn(read_with_restarts(source.clone(), wanted.clone()));
     // Those that write over the first row would wait for it.
     let mut early = connect().await;
     for n in 0..5 {
         early.run("BEGIN").await;
-        Way::OneByOne.insert(&mut early, table, &[format!("early-{n}")]).await.unwrap();
+        Way::OneByOne.insert(&mut early, target, &[format!("early-{n}")]).await.unwrap();
         early.run("COMMIT").await;
     }
     pause(50).await;
@@ -257,7 +295,7 @@ pub async fn run<F: Future<Output = Connection>>(
     let mut committed: BTreeSet<String> = (0..5).map(|n| format!("early-{n}")).chain(["there".to_owned()]).collect();
     let mut writers = Vec::new();
     for writer in 0..WRITERS {
-        let write = write(connect().await, table.to_owned(), writer, transactions);
+        let write = write(connect().await, target, writer, transactions);
         writers.push(tokio::spawn(write));
     }
     for writer in writers {
@@ -266,11 +304,56 @@ pub async fn run<F: Future<Output = Connection>>(
     wanted.store(committed.len() as u64, Relaxed);
     done.store(true, Relaxed);
 
+    check(&*source, reader, &committed).await;
+    let naive = naive.await.unwrap();
+    Found { committed: committed.len(), lost_naively: committed.difference(&naive).count() }
+}
+
+/// The same with writers that append through the store, as eight hosts do that commit one to three events each; one commit
+/// in twenty has lost its compare. How many events were committed.
+pub async fn run_hosts<P: Place>(place: &P, commits: u64) -> usize {
+    let (database, source) = filled(place, "in", 0).await;
+    let wanted = Arc::new(AtomicU64::new(u64::MAX));
+    let reader = tokio::spawn(read_with_restarts(source.clone(), wanted.clone()));
+    let mut writers = Vec::new();
+    for writer in 0..WRITERS {
+        writers.push(tokio::spawn(append_as_a_host(place.open().await, writer, commits)));
+    }
+    let mut committed = BTreeSet::new();
+    for writer in writers {
+        committed.extend(writer.await.unwrap());
+    }
+    wanted.store(committed.len() as u64, Relaxed);
+    check(&*source, reader, &committed).await;
+    database.close().await;
+    committed.len()
+}
+
+async fn append_as_a_host(database: Database, writer: u64, commits: u64) -> Vec<String> {
+    let store = database.store();
+    let lost = Position { fence: Fence(0), ..claim(&database, &shard(&format!("writer-{writer}"))).await };
+    let mut committed = Vec::new();
+    for n in 0..commits {
+        let texts: Vec<String> = (0..fastrand::u64(1..=3)).map(|k| format!("{writer}-{n}-{k}")).collect();
+        let event = |text: &String| NewEvent { foreign_id: text.as_str().into(), ..event(n) };
+        let emits = texts.iter().map(|text| emit_new(&stream("in"), event(text))).collect();
+        if fastrand::u8(..20) == 0 {
+            let fenced = Commit { changes: Changes { emits, ..Changes::default() }, ..advance(&lost, "1") };
+            commit(&*store, fenced).await.unwrap_err();
+        } else {
+            commit(&*store, append(emits)).await.unwrap();
+            committed.extend(texts);
+        }
+    }
+    database.close().await;
+    committed
+}
+
+/// Each event came once, and comes in the same order again.
+async fn check(source: &dyn Source, reader: JoinHandle<Vec<Event>>, committed: &BTreeSet<String>) {
     let events = timeout(Duration::from_secs(60), reader).await.expect("events are lost").unwrap();
     let seen: BTreeSet<String> = events.iter().map(|event| event.foreign_id.to_string()).collect();
     assert_eq!(events.len(), seen.len(), "an event came twice");
-    assert!(seen == committed, "{} events lost of {}", committed.difference(&seen).count(), committed.len());
-    assert_eq!(read(&*source, &Cursor::START).await, events, "another reading has another order");
-    let naive = naive.await.unwrap();
-    Found { committed: committed.len(), lost_naively: committed.difference(&naive).count() }
+    assert!(seen == *committed, "{} events lost of {}", committed.difference(&seen).count(), committed.len());
+    assert_eq!(read(source, &Cursor::START).await, events, "another reading has another order");
 }

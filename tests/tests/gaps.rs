@@ -1,5 +1,8 @@
-//! No event of concurrent writers is lost or repeated, on tables that others insert into: whatever they do, however the
-//! server lets its transactions be seen. A reader that goes by ids alone loses many on the same table: that is the control.
+//! No event of concurrent writers is lost or repeated: on tables that others insert into, whatever they do, however the
+//! server lets its transactions be seen; and on tables of tendon's own. A reader that goes by ids alone loses many on the
+//! same table: that is the control, wherever ids do not become visible in their order.
+
+use std::io::Write as _;
 
 use std::sync::Arc;
 
@@ -8,8 +11,8 @@ use tendon::{
     source::Source,
 };
 use tendon_tests::{
-    gap::{Connection, Found, run},
-    place::stream,
+    gap::{Connection, Found, Target, run, run_hosts},
+    place::{MysqlPlace, Place, PostgresByIdPlace, PostgresPlace, SqlitePlace, filled, stream},
     servers::{MariadbDatabase, MariadbKind, PostgresDatabase, has_mariadb, has_postgres},
 };
 
@@ -24,8 +27,13 @@ async fn adopted(url: &str) -> (Database, Arc<dyn Source>) {
     (database, source)
 }
 
+/// Says it even where tests that pass say nothing.
+fn say(figures: &str) {
+    writeln!(std::io::stderr(), "{figures}").unwrap();
+}
+
 fn lost_nothing(what: &str, Found { committed, lost_naively }: &Found) {
-    println!("{what}: {committed} events; lost and repeated: 0; the naive reader lost {lost_naively}");
+    say(&format!("{what}: {committed} events; lost and repeated: 0; the naive reader lost {lost_naively}"));
     assert!(lost_naively * 10 > *committed, "the control lost only {lost_naively} of {committed}");
 }
 
@@ -46,7 +54,7 @@ async fn on_mariadb(kind: MariadbKind, method: &str, user: &str) {
     let table = ForeignTable::named("events".parse().unwrap());
     let findings = database.inspect(&table).await.unwrap();
     assert!(findings.iter().any(|finding| finding.what.contains(method)), "{findings:?}");
-    let found = run(connect, "events", source, TRANSACTIONS).await;
+    let found = run(connect, Target::REFLEX, source, TRANSACTIONS).await;
     lost_nothing(&format!("MariaDB {kind:?} as {user}"), &found);
     database.close().await;
 }
@@ -81,7 +89,47 @@ async fn postgres_loses_nothing() {
     let connect = || async { Connection::Postgres(place.connect().await) };
     connect().await.create("events").await;
     let (database, source) = adopted(&place.url()).await;
-    let found = run(connect, "events", source, TRANSACTIONS).await;
+    let found = run(connect, Target::REFLEX, source, TRANSACTIONS).await;
     lost_nothing("PostgreSQL", &found);
     database.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_ours_in_postgres_loses_nothing_whoever_inserts() {
+    if !has_postgres() {
+        return;
+    }
+    let place = PostgresPlace::fresh().await;
+    let (database, source) = filled(&place, "in", 0).await;
+    let connect = || async { Connection::Postgres(place.0.connect().await) };
+    let found = run(connect, Target::OWN_POSTGRES, source, TRANSACTIONS).await;
+    lost_nothing("PostgreSQL, a table of ours", &found);
+    database.close().await;
+}
+
+async fn on_hosts<P: Place>(what: &str, commits: u64) {
+    if P::is_here() {
+        let committed = run_hosts(&P::fresh().await, commits).await;
+        say(&format!("{what}, through the store: {committed} events; lost and repeated: 0"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_on_sqlite_lose_nothing() {
+    on_hosts::<SqlitePlace>("SQLite", 700).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_on_mariadb_lose_nothing() {
+    on_hosts::<MysqlPlace>("MariaDB", 700).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_on_postgres_lose_nothing() {
+    on_hosts::<PostgresPlace>("PostgreSQL", 700).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_on_postgres_lose_nothing_in_the_order_of_ids() {
+    on_hosts::<PostgresByIdPlace>("PostgreSQL in the order of ids", 700).await;
 }
