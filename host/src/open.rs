@@ -7,7 +7,7 @@ use crate::{
     committer::Committer,
     config::{
         Config,
-        resolved::{Consumer, Durability, Store as StoreConfig, StoreUrl, Stream as StreamConfig},
+        resolved::{Consumer, Durability, Order, Store as StoreConfig, StoreUrl, Stream as StreamConfig},
     },
     deployment::{Deployment, Spec},
     error::{Error, Result},
@@ -96,7 +96,7 @@ impl Open {
                 let database = &open.store(&stream.store)?.database;
                 match &stream.table {
                     Some(table) => database.adopt(&stream.id, table).await?,
-                    None => database.create_stream(&stream.id).await?,
+                    None => database.create_stream(&stream.id, order(stream)).await?,
                 }
                 let tailer = Tailer::start(database.source(&stream.id).await?);
                 open.streams.insert(stream.id.clone(), OpenStream { config: stream.clone(), tailer });
@@ -112,10 +112,9 @@ impl Open {
             }
         }
         for stream in config.streams.values() {
-            let is_elsewhere =
-                |open: &OpenStream| open.config.store != stream.store || open.config.table != stream.table;
-            if self.streams.get(&stream.id).is_some_and(is_elsewhere) {
-                return Err(needs_restart(&format!("another store or table of stream `{}`", stream.id.name)));
+            let place = |stream: &StreamConfig| (stream.store.clone(), stream.order, stream.table.clone());
+            if self.streams.get(&stream.id).is_some_and(|open| place(&open.config) != place(stream)) {
+                return Err(needs_restart(&format!("another store, order or table of stream `{}`", stream.id.name)));
             }
         }
         Ok(())
@@ -194,10 +193,17 @@ pub(crate) async fn create_stream(config: &Config, stream: &StreamId) -> Result<
     let open = OpenStore::open(store).await?;
     match &stream.table {
         Some(table) => open.database.create_table(table).await?,
-        None => open.database.create_stream(&stream.id).await?,
+        None => open.database.create_stream(&stream.id, order(stream)).await?,
     }
     open.database.close().await;
     Ok(())
+}
+
+fn order(stream: &StreamConfig) -> backend::Order {
+    match stream.order {
+        Order::Native => backend::Order::Native,
+        Order::Id => backend::Order::Id,
+    }
 }
 
 /// What a host that runs cannot do.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use tempfile::TempDir;
 use tendon::{
-    backend::{Database, Options},
+    backend::{Database, Options, Order},
     changes::{Changes, Emit},
     event::{Cursor, Event, EventKey, NewEvent, Timestamp},
     source::{Source, Until},
@@ -19,6 +19,8 @@ use crate::servers::{MariadbDatabase, PostgresDatabase, has_mariadb, has_postgre
 
 /// A place for one database, gone when it is dropped.
 pub trait Place: Send + Sync + Sized {
+    /// The order of the streams that are made there.
+    const ORDER: Order = Order::Native;
     /// A place with nothing in it.
     fn fresh() -> impl Future<Output = Self> + Send;
     /// Opens the database there as a host that has just started does.
@@ -82,6 +84,25 @@ impl Place for PostgresPlace {
         let database = Database::open(&self.0.url(), Options::default()).await.unwrap();
         database.failpoints().disarm();
         database
+    }
+
+    fn is_here() -> bool {
+        has_postgres()
+    }
+}
+
+/// The same, with streams in the order of ids.
+pub struct PostgresByIdPlace(PostgresPlace);
+
+impl Place for PostgresByIdPlace {
+    const ORDER: Order = Order::Id;
+
+    async fn fresh() -> Self {
+        Self(PostgresPlace::fresh().await)
+    }
+
+    async fn open(&self) -> Database {
+        self.0.open().await
     }
 
     fn is_here() -> bool {
@@ -184,7 +205,7 @@ pub async fn commit(store: &dyn Store, commit: Commit) -> tendon::error::Result<
 pub async fn filled<P: Place>(place: &P, text: &str, events: u64) -> (Database, std::sync::Arc<dyn Source>) {
     let database = place.open().await;
     let stream = stream(text);
-    database.create_stream(&stream).await.unwrap();
+    database.create_stream(&stream, P::ORDER).await.unwrap();
     if events > 0 {
         let emits = (0..events).map(|n| emit(&stream, n)).collect();
         commit(&*database.store(), append(emits)).await.unwrap();

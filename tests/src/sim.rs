@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use tendon::{
-    backend::{Database, Options},
+    backend::{Database, Options, Order},
     batch::BatchPolicy,
     changes::{Changes, Emit},
     clock::Clock,
@@ -137,7 +137,7 @@ fn spec() -> Spec {
 async fn simulate(plan: Plan) -> Outcome {
     let database = Database::open("memory:", Options::default()).await.unwrap();
     for text in ["in", "out"] {
-        database.create_stream(&stream(text)).await.unwrap();
+        database.create_stream(&stream(text), Order::Native).await.unwrap();
     }
     let faults = Arc::new(Faults::new(plan.compares));
     let source = database.source(&stream("in")).await.unwrap();

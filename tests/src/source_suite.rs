@@ -263,12 +263,12 @@ pub async fn a_cursor_of_another_source_is_invalid<P: Place>() {
 pub async fn a_stream_is_made_once_and_found_by_its_whole_name<P: Place>() {
     let place = P::fresh().await;
     let (database, _) = filled(&place, "orders", 3).await;
-    database.create_stream(&stream("orders")).await.unwrap();
+    database.create_stream(&stream("orders"), P::ORDER).await.unwrap();
     let foreign = tendon::tenant::StreamId { tenant: crate::place::tenant("acme"), ..stream("orders") };
     let Err(error) = database.source(&foreign).await else { panic!("a stream of another tenant was found") };
     assert_eq!(error.kind(), Kind::NotFound);
     assert!(error.to_string().contains("acme/orders"), "{error}");
-    database.create_stream(&foreign).await.unwrap();
+    database.create_stream(&foreign, P::ORDER).await.unwrap();
     assert_eq!(read(&*database.source(&foreign).await.unwrap(), &Cursor::START).await, []);
     assert_eq!(read(&*database.source(&stream("orders")).await.unwrap(), &Cursor::START).await.len(), 3);
     database.close().await;

@@ -240,7 +240,7 @@ pub async fn many_shards_share_a_call<P: Place>() {
 pub async fn emitted_events_are_in_their_streams_in_order<P: Place>() {
     let place = P::fresh().await;
     let (database, odd) = filled(&place, "odd", 0).await;
-    database.create_stream(&stream("even")).await.unwrap();
+    database.create_stream(&stream("even"), P::ORDER).await.unwrap();
     let even = database.source(&stream("even")).await.unwrap();
     for first in [0, 500] {
         let emits = (first..first + 500).map(|n| emit(&stream(if n % 2 == 0 { "even" } else { "odd" }), n)).collect();

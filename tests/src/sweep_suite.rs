@@ -205,7 +205,7 @@ pub async fn a_fault_at_any_call_loses_and_doubles_nothing<P: Place>() {
         for k in 0.. {
             let place = P::fresh().await;
             let (database, source) = filled(&place, "in", EVENTS).await;
-            database.create_stream(&stream("out")).await.unwrap();
+            database.create_stream(&stream("out"), P::ORDER).await.unwrap();
             let fault = Fault::at(k, when);
             let store = FaultyStore { inner: database.store(), fault: fault.clone() };
             let broken = FaultySource { inner: Arc::clone(&source), fault: fault.clone() };

@@ -1,6 +1,6 @@
 //! The suites, run on every backend. A new backend is one line in the table, a new property one line in the list.
 
-use tendon_tests::place::{MemoryPlace, MysqlPlace, Place as _, PostgresPlace, SqlitePlace};
+use tendon_tests::place::{MemoryPlace, MysqlPlace, Place as _, PostgresByIdPlace, PostgresPlace, SqlitePlace};
 
 macro_rules! conformance {
     ($($backend:ident: $place:ty;)+ => $properties:tt) => {
@@ -25,6 +25,7 @@ conformance! {
     sqlite: SqlitePlace;
     mysql: MysqlPlace;
     postgres: PostgresPlace;
+    postgres_by_id: PostgresByIdPlace;
     => {
         source_suite::events_come_in_their_order_without_gaps;
         source_suite::a_stream_begins_strictly_after_its_cursor;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use bytes::Bytes;
 use sqlx::{AssertSqlSafe, MySqlConnection};
 use tendon::{
-    backend::{Database, Durability, Options, mysql::FAILPOINTS},
+    backend::{Database, Durability, Options, Order, mysql::FAILPOINTS},
     error::{Error, Kind},
     event::{Cursor, NewEvent},
     store::{Commit, Duplicates},
@@ -96,7 +96,7 @@ async fn a_half_made_schema_and_a_half_made_stream_are_made_whole() {
     assert_eq!(first.streams().await.unwrap(), [stream("out")]);
     assert_eq!(first.source(&stream("half")).await.err().unwrap().kind(), Kind::NotFound);
     let (one, two) = (stream("half"), stream("half"));
-    let (one, two) = tokio::join!(first.create_stream(&one), second.create_stream(&two));
+    let (one, two) = tokio::join!(first.create_stream(&one, Order::Native), second.create_stream(&two, Order::Native));
     assert_eq!((one.unwrap(), two.unwrap()), ((), ()));
     assert_eq!(second.streams().await.unwrap(), [stream("half"), stream("out")]);
     assert!(claim(&second, &shard("c")).await.fence > position.fence);
@@ -234,7 +234,7 @@ async fn commits_that_cross_each_other_all_stand() {
     needs_mariadb!(read);
     let place = MysqlPlace::fresh().await;
     let (first, _) = filled(&place, "a", 0).await;
-    first.create_stream(&stream("b")).await.unwrap();
+    first.create_stream(&stream("b"), Order::Native).await.unwrap();
     let second = place.open().await;
     let mut hosts = Vec::new();
     for host in 0..4_u32 {

@@ -6,13 +6,13 @@ use std::collections::BTreeSet;
 use futures_util::StreamExt as _;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Transaction};
 use tendon::{
-    backend::{Database, Options},
+    backend::{Database, Options, Order},
     error::Kind,
     event::{Cursor, Event},
     source::Until,
 };
 use tendon_tests::{
-    place::{Place as _, PostgresPlace, append, claim, commit, emit, filled, read, shard, stream},
+    place::{Place as _, PostgresPlace, advance, append, claim, commit, emit, filled, read, shard, stream},
     servers::has_postgres,
 };
 
@@ -67,6 +67,33 @@ async fn a_rolled_back_event_holds_nobody_up() {
     commit(&*database.store(), append(vec![emit(&stream("in"), 9)])).await.unwrap();
     let ids: Vec<String> = read(&*source, &Cursor::START).await.iter().map(|event| event.id.to_string()).collect();
     assert_eq!(ids, ["1", "3"]);
+}
+
+/// It keeps the ids of transactions, and what comes then is of another cluster.
+#[tokio::test]
+async fn after_pg_upgrade_nothing_is_lost_or_repeated_and_ids_stay() {
+    needs_postgres!();
+    let old = PostgresPlace::fresh().await;
+    let (database, source) = filled(&old, "in", 20).await;
+    let before = read(&*source, &Cursor::START).await;
+    let claimed = claim(&database, &shard("c")).await;
+    commit(&*database.store(), advance(&claimed, &before[9].cursor.to_string())).await.unwrap();
+    database.close().await;
+    let Some(new) = old.0.upgraded().await.map(PostgresPlace) else {
+        return eprintln!("skipped: the server is another one's, and cannot be moved to another cluster");
+    };
+
+    let database = new.open().await;
+    let source = database.source(&stream("in")).await.unwrap();
+    commit(&*database.store(), append((20..30).map(|n| emit(&stream("in"), n)).collect())).await.unwrap();
+    let position = database.store().load(&shard("c")).await.unwrap();
+    let rest = read(&*source, &position.cursor).await;
+    assert_eq!(rest[..10], before[10..], "what was there has the places and the ids that it had");
+    let ids: Vec<String> = rest.iter().map(|event| event.id.to_string()).collect();
+    assert_eq!(ids, (11..=30).map(|id| id.to_string()).collect::<Vec<_>>());
+    let era = |event: &Event| event.cursor.to_string().split('.').next().unwrap().to_owned();
+    assert_eq!([era(&rest[0]), era(&rest[19])], ["1", "2"], "the cluster is the same: this test proves nothing");
+    database.close().await;
 }
 
 /// In another cluster transaction ids begin anew: here that of a dump which is restored on a younger server.
@@ -149,6 +176,30 @@ async fn a_database_that_cannot_be_had_says_why_and_never_its_password() {
     assert!(error.to_string().contains("may not write"), "{error}");
 }
 
+/// Clients of reflex take an id for a place.
+#[tokio::test]
+async fn a_stream_by_id_has_cursors_that_are_ids_and_stays_so() {
+    needs_postgres!();
+    let place = PostgresPlace::fresh().await;
+    let database = place.open().await;
+    for (name, order) in [("native", Order::Native), ("by-id", Order::Id)] {
+        database.create_stream(&stream(name), order).await.unwrap();
+        commit(&*database.store(), append((0..3).map(|n| emit(&stream(name), n)).collect())).await.unwrap();
+    }
+    let by_id = database.source(&stream("by-id")).await.unwrap();
+    let events = read(&*by_id, &Cursor("1".into())).await;
+    let places: Vec<_> = events.iter().map(|event| (event.id.to_string(), event.cursor.to_string())).collect();
+    assert_eq!(places, [("2".into(), "2".into()), ("3".into(), "3".into())]);
+    // A place of the other order would be read as one before everything.
+    let native = database.source(&stream("native")).await.unwrap();
+    assert_eq!(native.lag(&Cursor("2".into()), 9).await.unwrap_err().kind(), Kind::Invalid);
+    assert_eq!(by_id.lag(&Cursor("1.700.2".into()), 9).await.unwrap_err().kind(), Kind::Invalid);
+    let other = place.open().await;
+    let refused = other.create_stream(&stream("native"), Order::Id).await.unwrap_err();
+    assert!(refused.to_string().contains("not of ids") && refused.way_out().is_some(), "{refused}");
+    other.create_stream(&stream("by-id"), Order::Native).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_name_of_any_length_has_its_table() {
     needs_postgres!();
@@ -156,7 +207,7 @@ async fn a_name_of_any_length_has_its_table() {
     let database = place.open().await;
     let long = |last: char| stream(&format!("{}{last}", "s".repeat(62)));
     for last in ['a', 'b'] {
-        database.create_stream(&long(last)).await.unwrap();
+        database.create_stream(&long(last), Order::Native).await.unwrap();
         commit(&*database.store(), append(vec![emit(&long(last), 1)])).await.unwrap();
     }
     assert_eq!(read(&*database.source(&long('a')).await.unwrap(), &Cursor::START).await.len(), 1);

@@ -12,7 +12,7 @@ use futures_util::StreamExt as _;
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tendon::{
     backend::{
-        Database, Durability, Options,
+        Database, Durability, Options, Order,
         sqlite::{FAILPOINTS, SCHEMA_VERSION},
     },
     error::{Error, Kind, Retry},
@@ -113,7 +113,7 @@ async fn a_database_that_another_connection_holds_alone_cannot_be_opened() {
 async fn a_database_on_a_read_only_disk_says_so() {
     let disk = Disk::mount("4m");
     let database = Database::open(&disk.url(), Options::default()).await.unwrap();
-    database.create_stream(&stream("out")).await.unwrap();
+    database.create_stream(&stream("out"), Order::Native).await.unwrap();
     database.close().await;
     disk.read_only();
     let opened = Database::open(&disk.url(), Options::default()).await;
@@ -130,7 +130,7 @@ async fn a_database_on_a_read_only_disk_says_so() {
 async fn a_full_disk_loses_nothing_and_is_left_behind() {
     let disk = Disk::mount("2m");
     let database = Database::open(&disk.url(), Options::default()).await.unwrap();
-    database.create_stream(&stream("out")).await.unwrap();
+    database.create_stream(&stream("out"), Order::Native).await.unwrap();
     let out = database.source(&stream("out")).await.unwrap();
     let start = claim(&database, &shard("c")).await;
     let big = vec![7; 256 * 1024];

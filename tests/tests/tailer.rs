@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tendon::{
-    backend::{CHUNK_EVENTS_MAX, Database, Options},
+    backend::{CHUNK_EVENTS_MAX, Database, Options, Order},
     event::{Cursor, Event},
     source::Source,
     store::Commit,
@@ -18,7 +18,7 @@ const CHUNK: u64 = CHUNK_EVENTS_MAX as u64;
 
 async fn filled() -> (Database, std::sync::Arc<dyn Source>) {
     let database = Database::open("memory:", Options::default()).await.unwrap();
-    database.create_stream(&stream("in")).await.unwrap();
+    database.create_stream(&stream("in"), Order::Native).await.unwrap();
     let all: Commit = append((0..EVENTS).map(|n| emit(&stream("in"), n)).collect());
     database.store().commit(&[all]).await.remove(0).unwrap();
     let source = database.source(&stream("in")).await.unwrap();

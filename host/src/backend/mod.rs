@@ -63,6 +63,17 @@ pub struct Options {
     pub read_only: bool,
 }
 
+/// What the order of a stream is, where a database knows more than one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The one in which nobody who appends waits for another: on PostgreSQL that of transactions, elsewhere that of ids.
+    #[default]
+    Native,
+    /// That of ids: they rise by one from event to event, as clients of reflex need it. Whoever appends draws them last, and
+    /// waits for those that have drawn and not yet committed.
+    Id,
+}
+
 /// A database that holds streams and is a store. Clones are the same database.
 #[derive(Clone)]
 pub enum Database {
@@ -102,13 +113,13 @@ impl Database {
         }
     }
 
-    /// Makes a stream, unless it is there already.
-    pub async fn create_stream(&self, stream: &StreamId) -> Result<()> {
+    /// Makes a stream, unless it is there already. One that is there and has no order of ids cannot be given one.
+    pub async fn create_stream(&self, stream: &StreamId, order: Order) -> Result<()> {
         match self {
             Self::Memory(memory) => memory.create_stream(stream).await,
             Self::Sqlite(sqlite) => sqlite.create_stream(stream).await,
             Self::Mysql(mysql) => mysql.create_stream(stream).await,
-            Self::Postgres(postgres) => postgres.create_stream(stream).await,
+            Self::Postgres(postgres) => postgres.create_stream(stream, order).await,
         }
     }
 

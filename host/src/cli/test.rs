@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Ctx, build, output::Format, problem::Exit};
 use crate::{
-    backend::{Database, Options},
+    backend::{Database, Options, Order},
     changes::{Changes, Emit},
     clock::Clock,
     config::{self, Components, Config, resolved::Consumer},
@@ -52,7 +52,7 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     let compiled = engine.compile(subject.component.clone(), &subject.spec.limits).await?;
     let database = Database::open("memory:", Options::default()).await?;
     let store = database.store();
-    database.create_stream(&subject.spec.stream).await?;
+    database.create_stream(&subject.spec.stream, Order::Native).await?;
     let emits = events(&args, &subject)?;
     let changes = Changes { emits, ..Changes::default() };
     store.commit(&[Commit { changes, ..Commit::default() }]).await.into_iter().collect::<Result<Vec<_>>>()?;

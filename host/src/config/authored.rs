@@ -47,6 +47,17 @@ pub enum Durability {
     Relaxed,
 }
 
+/// What the order of a stream is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// The one in which nobody who appends waits for another.
+    #[default]
+    Native,
+    /// That of ids, which rise by one from event to event.
+    Id,
+}
+
 /// A database.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -72,6 +83,10 @@ pub struct Stream {
     /// A file of events, relative to this file, that `tendon dev` imports once.
     #[schemars(example = &"events.jsonl")]
     pub sample: Option<String>,
+    /// Its order: native, or id where clients of reflex need ids that rise, and appending may wait for others. Only PostgreSQL
+    /// has another one than that of ids. Fixed when the stream is made. Default native.
+    #[schemars(example = &"native")]
+    pub order: Option<Order>,
     /// A table that is there already, and that others insert into; on MySQL, MariaDB and PostgreSQL. Default a table of
     /// tendon's own.
     pub table: Option<Table>,

@@ -10,7 +10,7 @@ use std::{
 
 use url::Url;
 
-pub use super::authored::Durability;
+pub use super::authored::{Durability, Order};
 use super::start::Start;
 use crate::{
     backend::foreign::ForeignTable,
@@ -117,6 +117,8 @@ pub struct Stream {
     pub store: Name,
     /// Events that `tendon dev` imports once; absolute. Nobody has looked whether the file is there.
     pub sample: Option<PathBuf>,
+    /// The order of its events.
+    pub order: Order,
     /// The table that was there before; none where it is one of tendon's own.
     pub table: Option<ForeignTable>,
 }

@@ -34,7 +34,8 @@ impl Resolver<'_, '_> {
                 self.needs_server(&below(&path, "table"), &store, stores);
             }
             let Some(table) = table.map_or(Some(None), |table| table.map(Some)) else { continue };
-            streams.insert(name.clone(), Stream { id: StreamId { tenant, name }, store, sample, table });
+            let order = stream.order.unwrap_or_default();
+            streams.insert(name.clone(), Stream { id: StreamId { tenant, name }, store, sample, order, table });
         }
         streams
     }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 use tendon::{
-    backend::{Database, Durability, Options},
+    backend::{Database, Durability, Options, Order},
     changes::{Changes, Emit},
     clock::Clock,
     committer::Committer,
@@ -36,7 +36,7 @@ pub(super) async fn run(report: &mut Report) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let url = format!("sqlite://{}", folder.path().join("idle.db").display());
     let database = Database::open(&url, Options { durability: Durability::Relaxed, read_only: false }).await?;
-    database.create_stream(&stream()).await?;
+    database.create_stream(&stream(), Order::Native).await?;
     append(&database).await?;
     let bench = Bench::new().await?;
     let factory = bench.guest("parse").await?;

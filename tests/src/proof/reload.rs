@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tendon::{
-    backend::{Database, Durability, Options},
+    backend::{Database, Durability, Options, Order},
     changes::{Changes, Emit},
     clock::Clock,
     committer::Committer,
@@ -34,7 +34,7 @@ pub(super) async fn run(report: &mut Report) -> Result<()> {
     let url = format!("sqlite://{}", folder.path().join("reload.db").display());
     let database = Database::open(&url, Options { durability: Durability::Full, read_only: false }).await?;
     for text in ["in", "out"] {
-        database.create_stream(&stream(text)).await?;
+        database.create_stream(&stream(text), Order::Native).await?;
     }
     let bench = Bench::new().await?;
     let guests = [bench.version_of("emit", 0).await?, bench.version_of("emit", 1).await?];

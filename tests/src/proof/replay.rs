@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use bytes::Bytes;
 use tendon::{
-    backend::{Database, Durability, Options},
+    backend::{Database, Durability, Options, Order},
     changes::{Changes, Emit},
     committer::Committer,
     event::{EventKey, NewEvent, Timestamp},
@@ -136,7 +136,7 @@ fn name(text: &str) -> Name {
 pub(super) async fn fill(url: &str, events: u64, seed: u64) -> Result<()> {
     fastrand::seed(seed);
     let database = Database::open(url, Options { durability: Durability::Relaxed, read_only: false }).await?;
-    database.create_stream(&stream()).await?;
+    database.create_stream(&stream(), Order::Native).await?;
     for first in (0..events).step_by(10_000) {
         let emits = (first..events.min(first + 10_000)).map(event).collect();
         let commit = Commit { changes: Changes { emits, ..Changes::default() }, ..Commit::default() };

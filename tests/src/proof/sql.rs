@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use futures_util::{StreamExt as _, future::join_all};
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tendon::{
-    backend::{Database, Durability, Options},
+    backend::{Database, Durability, Options, Order},
     changes::Changes,
     clock::Clock,
     committer::Committer,
@@ -168,7 +168,7 @@ async fn latency(report: &mut Report) -> Result<()> {
     let server = PostgresDatabase::fresh().await;
     let writer = Database::open(&server.url(), Options::default()).await?;
     let reader = Database::open(&server.url(), Options::default()).await?;
-    writer.create_stream(&stream()).await?;
+    writer.create_stream(&stream(), Order::Native).await?;
     let mut chunks = reader.source(&stream()).await?.stream(Cursor::START, Until::Forever).await?;
     let events = if report.scale() == Scale::Full { LATENCY_EVENTS } else { 200 };
     let committed = Arc::new(std::sync::Mutex::new(Vec::new()));

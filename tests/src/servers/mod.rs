@@ -27,7 +27,7 @@ static DATABASES: AtomicU32 = AtomicU32::new(0);
 /// A server's programs that run. The shell that started them waits for the end of its input: that comes with the end of
 /// this process, even of one that is killed.
 struct Running {
-    _folder: TempDir,
+    folder: TempDir,
     _life: (ChildStdin, Child),
 }
 
@@ -54,7 +54,12 @@ impl Running {
             }
             std::thread::park_timeout(Duration::from_millis(20));
         }
-        Self { _folder: folder, _life: (input, shell) }
+        Self { folder, _life: (input, shell) }
+    }
+
+    /// Where it is.
+    fn folder(&self) -> &Path {
+        self.folder.path()
     }
 }
 

@@ -16,7 +16,8 @@ const URL: &str = "TENDON_TEST_POSTGRES_URL";
 
 struct Server {
     url: String,
-    _running: Option<Running>,
+    /// None where the environment names it.
+    running: Option<Running>,
 }
 
 /// Servers that no test uses now.
@@ -59,6 +60,14 @@ impl PostgresDatabase {
         PgConnection::connect(&self.url()).await.unwrap()
     }
 
+    /// The database after `pg_upgrade` has moved its whole server to another cluster; none where the server is not ours.
+    pub async fn upgraded(mut self) -> Option<Self> {
+        let old = self.server.take()?.running?;
+        let new = tokio::task::spawn_blocking(move || Server::upgraded(&old)).await.unwrap();
+        self.server = Some(new);
+        Some(self)
+    }
+
     fn server(&self) -> &Server {
         self.server.as_ref().unwrap()
     }
@@ -73,22 +82,40 @@ impl Drop for PostgresDatabase {
 impl Server {
     fn start() -> Self {
         if let Some(url) = named(URL) {
-            return Self { url, _running: None };
+            return Self { url, running: None };
         }
+        Self::start_with("")
+    }
+
+    /// Ends a server for good, and starts one on what `pg_upgrade` makes of its data.
+    fn upgraded(old: &Running) -> Self {
+        let data = old.folder().join("data");
+        Self::start_with(&format!(
+            "$user $bin/pg_ctl stop -m fast -w -D {data} >> log 2>&1
+            $user $bin/pg_upgrade --no-sync -U postgres -b $bin -B $bin -d {data} -D data \
+                -o '-c max_prepared_transactions=20' >> log 2>&1",
+            data = data.display()
+        ))
+    }
+
+    /// A server on a cluster of its own, after some commands.
+    fn start_with(commands: &str) -> Self {
         let programs = programs().expect("PostgreSQL is not installed");
         let (folder, user) = folder_for("postgres");
         let port = free_port();
         let user = user.map(|user| format!("setpriv --reuid={user} --regid={user} --clear-groups")).unwrap_or_default();
         let script = format!(
-            "{user} {bin}/initdb -D data -U postgres -A trust --no-sync --locale=C.UTF-8 -E UTF8 > log 2>&1
-            {user} {bin}/postgres -D data -c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories=$PWD \
+            "user='{user}'; bin={bin}
+            $user $bin/initdb -D data -U postgres -A trust --no-sync --locale=C.UTF-8 -E UTF8 > log 2>&1
+            {commands}
+            $user $bin/postgres -D data -c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories=$PWD \
                 -c fsync=off -c autovacuum=off -c max_prepared_transactions=20 -c max_connections=300 -c shared_buffers=32MB >> log 2>&1",
             bin = programs.display(),
         );
         let port = port.to_string();
         let ready = || succeeds(&programs.join("pg_isready"), &["-q", "-h", "127.0.0.1", "-p", &port]);
         let running = Running::start(folder, &script, "QUIT", ready);
-        Self { url: format!("postgres://postgres@127.0.0.1:{port}"), _running: Some(running) }
+        Self { url: format!("postgres://postgres@127.0.0.1:{port}"), running: Some(running) }
     }
 
     async fn connect(&self) -> PgConnection {

@@ -1,15 +1,21 @@
 //! The schema's version, and the numbered steps from one to the next; and the era of this cluster.
 
+use std::ops::RangeInclusive;
+
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::failure;
 use crate::{backend::failure::is_older, error::Result};
 
 /// Step n leads from version n to n + 1. DDL is transactional here: a step happens as a whole.
-const STEPS: [&str; 1] = [include_str!("schema.sql")];
+const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
 
 /// The version that this code reads and writes.
 pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;
+
+/// A newer host may have been here while this one runs on beside it: a step only adds what hosts of the version before can
+/// do without. One that takes something from them is two steps, the first of which does nothing.
+const KNOWN: RangeInclusive<i64> = SCHEMA_VERSION..=SCHEMA_VERSION + 1;
 
 /// One host at a time migrates: the lock ends with the transaction. The number is `tendon` as text.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(x'74656e646f6e'::bigint)";
@@ -30,14 +36,14 @@ const ERA: &str = "
 pub(super) async fn migrate(connection: &mut PgConnection, name: &str, read_only: bool) -> Result<()> {
     let failed = |error| failure::postgres(name, "migrate", error);
     let found = version(connection).await.map_err(failed)?;
-    if !is_older(found, SCHEMA_VERSION, name, read_only)? {
+    if !is_older(found, KNOWN, name, read_only)? {
         return Ok(());
     }
     let mut open = connection.begin().await.map_err(failed)?;
     sqlx::query(LOCK).execute(&mut *open).await.map_err(failed)?;
     // Another host may have been here while this one waited for the lock.
     let found = version(&mut open).await.map_err(failed)?;
-    is_older(found, SCHEMA_VERSION, name, read_only)?;
+    is_older(found, KNOWN, name, read_only)?;
     sqlx::raw_sql(VERSION_TABLE).execute(&mut *open).await.map_err(failed)?;
     for step in STEPS.iter().skip(usize::try_from(found).unwrap_or(usize::MAX)) {
         sqlx::raw_sql(*step).execute(&mut *open).await.map_err(failed)?;

@@ -28,7 +28,7 @@ use sqlx::{
 use tokio::sync::watch;
 
 use super::{
-    Durability, Failpoints, Options,
+    Durability, Failpoints, Options, Order,
     failure::only_read,
     foreign::{self as foreign_tables, ForeignSource, ForeignTable, another_table},
     known::{self, Known},
@@ -110,22 +110,29 @@ impl Postgres {
         &self.0.failpoints
     }
 
-    pub(super) async fn create_stream(&self, stream: &StreamId) -> Result<()> {
-        if self.find(stream).await?.is_some() {
-            return Ok(());
+    pub(super) async fn create_stream(&self, stream: &StreamId, order: Order) -> Result<()> {
+        match self.find(stream).await? {
+            Some(Log::Own(table)) if table.order == Order::Native && order == Order::Id => {
+                return Err(Error::invalid(format!("stream {stream} is in the order of transactions, not of ids"))
+                    .help("the order is fixed when a stream is made: give the new one another name"));
+            }
+            Some(_) => return Ok(()),
+            None => {}
         }
         self.may_write("make a stream in")?;
         let failed = |error| self.failed("make a stream in", error);
         let mut open = self.0.writers.begin().await.map_err(failed)?;
         let number = sqlx::query_scalar(
-            "INSERT INTO tendon.stream (tenant, name) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING number",
+            "INSERT INTO tendon.stream (tenant, name, last_id) VALUES ($1, $2, $3)
+            ON CONFLICT DO NOTHING RETURNING number",
         )
         .bind(stream.tenant.0.as_str())
-        .bind(stream.name.as_str());
+        .bind(stream.name.as_str())
+        .bind((order == Order::Id).then_some(0_i64));
         let number: Option<i64> = number.fetch_optional(&mut *open).await.map_err(failed)?;
         // None: another host makes it, and the row was waited for.
         if let Some(number) = number {
-            let create = sqlx::raw_sql(AssertSqlSafe(table::create_sql(number))).execute(&mut *open).await;
+            let create = sqlx::raw_sql(AssertSqlSafe(table::create_sql(number, order))).execute(&mut *open).await;
             create.map_err(failed)?;
         }
         open.commit().await.map_err(failed)
@@ -170,12 +177,14 @@ impl Postgres {
         if let Some(table) = self.0.known.get(stream) {
             return Ok(Some(table));
         }
-        let number = sqlx::query_scalar("SELECT number FROM tendon.stream WHERE tenant = $1 AND name = $2")
-            .bind(stream.tenant.0.as_str())
-            .bind(stream.name.as_str());
-        let number = number.fetch_optional(&self.0.readers).await;
-        let number = number.map_err(|error| self.failed("look for a stream in", error))?;
-        Ok(number.map(|number| self.0.known.add(stream, Log::Own(Arc::new(Table::new(stream, number))))))
+        let sql = "SELECT number, last_id IS NOT NULL FROM tendon.stream WHERE tenant = $1 AND name = $2";
+        let found = sqlx::query_as(sql).bind(stream.tenant.0.as_str()).bind(stream.name.as_str());
+        let found = found.fetch_optional(&self.0.readers).await;
+        let found: Option<(i64, bool)> = found.map_err(|error| self.failed("look for a stream in", error))?;
+        Ok(found.map(|(number, is_by_id)| {
+            let order = if is_by_id { Order::Id } else { Order::Native };
+            self.0.known.add(stream, Log::Own(Arc::new(Table::new(stream, number, order))))
+        }))
     }
 
     fn may_write(&self, doing: &str) -> Result<()> {

@@ -13,11 +13,10 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{Postgres, chunk, table::Table};
 use crate::{
-    backend::{gone, poll::Poll},
+    backend::{Order, gone, poll::Poll},
     error::{Error, Result},
     event::{Chunk, Cursor, Event, Timestamp},
     source::{Chunks, HeldUp, Lag, Source, Until},
-    tenant::StreamId,
 };
 
 /// How long a reader waits at the head before it asks whether it is held up, and how often.
@@ -38,7 +37,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// `era.xid.id`, in decimal.
+    /// `era.xid.id`, in decimal; the id alone where that is the order.
     pub(super) fn cursor(self) -> Cursor {
         if self == Self::default() {
             return Cursor::START;
@@ -48,7 +47,7 @@ impl Place {
 
     /// What comes before the id.
     pub(super) fn prefix(self) -> String {
-        format!("{}.{}.", self.era, self.xid)
+        if self.era == 0 { String::new() } else { format!("{}.{}.", self.era, self.xid) }
     }
 
     fn parse(cursor: &Cursor) -> Option<Self> {
@@ -56,15 +55,24 @@ impl Place {
             return Some(Self::default());
         }
         let text = std::str::from_utf8(&cursor.0).ok()?;
-        let mut parts = text.split('.').map(|part| part.parse().ok().filter(|number: &i64| *number > 0));
-        let place = Self { era: parts.next()??, xid: parts.next()??, id: parts.next()?? };
+        let parts = text.split('.').map(|part| part.parse().ok().filter(|number: &i64| *number > 0));
+        let place = match *parts.collect::<Option<Vec<i64>>>()?.as_slice() {
+            [id] => Self { id, ..Self::default() },
+            [era, xid, id] => Self { era, xid, id },
+            _ => return None,
+        };
         (place.cursor() == *cursor).then_some(place)
     }
 
-    fn of(cursor: &Cursor, stream: &StreamId) -> Result<Self> {
-        Self::parse(cursor).ok_or_else(|| {
-            Error::invalid(format!("cursor {cursor} is not one of stream {stream}"))
-                .help("its cursors are era, transaction and id of an event, such as 1.745.12")
+    /// A cursor's place in a stream, whose order it must have.
+    fn of(cursor: &Cursor, table: &Table) -> Result<Self> {
+        let fits = |place: &Self| cursor.is_start() || (place.era == 0) == (table.order == Order::Id);
+        Self::parse(cursor).filter(fits).ok_or_else(|| {
+            let error = Error::invalid(format!("cursor {cursor} is not one of stream {}", table.stream));
+            error.help(match table.order {
+                Order::Native => "its cursors are era, transaction and id of an event, such as 1.745.12",
+                Order::Id => "its cursors are the decimal ids of its events",
+            })
         })
     }
 }
@@ -84,7 +92,7 @@ impl Source for PostgresSource {
     }
 
     async fn stream(&self, after: Cursor, until: Until) -> Result<Chunks> {
-        let after = Place::of(&after, &self.table.stream)?;
+        let after = Place::of(&after, &self.table)?;
         let (postgres, table) = (self.postgres.clone(), self.table.clone());
         let reading = Reading { appended: table.appended.subscribe(), postgres, table, after, until };
         Ok(Box::pin(stream::try_unfold(reading, |mut reading| async move {
@@ -93,7 +101,7 @@ impl Source for PostgresSource {
     }
 
     async fn lag(&self, after: &Cursor, cap: u64) -> Result<Lag> {
-        let Place { era, xid, id } = Place::of(after, &self.table.stream)?;
+        let Place { era, xid, id } = Place::of(after, &self.table)?;
         let cap = i64::try_from(cap).unwrap_or(i64::MAX);
         let row = sqlx::query_as(self.table.lag()).bind(era).bind(xid.to_string()).bind(id).bind(cap);
         let row = row.fetch_one(&self.postgres.0.readers).await;
@@ -102,7 +110,7 @@ impl Source for PostgresSource {
     }
 
     async fn event_at(&self, cursor: &Cursor) -> Result<Option<Event>> {
-        let Place { era, xid, id } = Place::of(cursor, &self.table.stream)?;
+        let Place { era, xid, id } = Place::of(cursor, &self.table)?;
         if cursor.is_start() {
             return Ok(None);
         }
@@ -114,7 +122,7 @@ impl Source for PostgresSource {
     }
 
     async fn held_up(&self, after: &Cursor) -> Result<Option<HeldUp>> {
-        self.postgres.held_up_by(&self.table, Place::of(after, &self.table.stream)?).await
+        self.postgres.held_up_by(&self.table, Place::of(after, &self.table)?).await
     }
 
     fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
@@ -203,7 +211,8 @@ mod tests {
         assert_eq!(place.cursor().to_string(), "1.745.12");
         assert_eq!(Place::parse(&place.cursor()), Some(place));
         assert_eq!(Place::parse(&Cursor::START), Some(Place::default()));
-        for bad in ["0.0.0", "1.2", "1.2.3.4", "1.02.3", "+1.2.3", "1.-2.3", "41", "1.2.9223372036854775808"] {
+        assert_eq!(Place::parse(&Cursor("41".into())), Some(Place { era: 0, xid: 0, id: 41 }));
+        for bad in ["0", "0.0.0", "0.0.1", "1.2", "1.2.3.4", "1.02.3", "+1.2.3", "1.-2.3", "1.2.9223372036854775808"] {
             assert_eq!(Place::parse(&Cursor(bad.into())), None, "{bad}");
         }
     }

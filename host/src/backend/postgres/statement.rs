@@ -13,7 +13,7 @@ use super::{
     commit::{Item, emits},
 };
 use crate::{
-    backend::{foreign::to_trace, item, row::status_text},
+    backend::{Order, foreign::to_trace, item, row::status_text},
     changes::{Emit, StateKey},
     error::{Error, Result},
     store::Committed,
@@ -60,6 +60,22 @@ const EMITS: &str = ", emits AS MATERIALIZED (
         WITH ORDINALITY AS emit (item, key, number, type, foreign_id, timestamp, metadata, headers, trace, place)
         WHERE item IN (SELECT item FROM standing)
     ), fresh AS (INSERT INTO tendon.event_key (key) SELECT key FROM emits ";
+
+/// What is appended.
+const ALL: &str = ", appended AS (SELECT * FROM emits)";
+const FRESH: &str = ", appended AS MATERIALIZED (SELECT * FROM emits WHERE key IN (SELECT key FROM fresh))";
+
+/// Ids of streams that are in their order: whoever draws the next ones waits for this transaction. The rows are locked
+/// after the positions, and in one order, so that two commits never wait for each other.
+const DRAWN: &str = ", counted AS MATERIALIZED (
+        SELECT number, count(*) AS events FROM appended GROUP BY number
+    ), locked AS MATERIALIZED (
+        SELECT number FROM tendon.stream WHERE last_id IS NOT NULL AND number IN (SELECT number FROM counted)
+        ORDER BY number FOR UPDATE
+    ), drawn AS (
+        UPDATE tendon.stream AS s SET last_id = s.last_id + c.events FROM locked JOIN counted AS c USING (number)
+        WHERE s.number = c.number RETURNING s.number, s.last_id
+    )";
 
 const HISTORY: &str = ", swaps AS (
         INSERT INTO tendon.history (tenant, consumer, shard, revision, digest, epoch, at)
@@ -168,18 +184,18 @@ fn sql(moves: &Moves<'_>, writes: &Writes<'_>, emits: &Emits<'_>, items: &[Item<
         let skips = items.iter().any(Item::skips);
         sql.push_str(EMITS);
         sql.push_str(if skips { "ON CONFLICT DO NOTHING RETURNING key)" } else { "RETURNING key)" });
+        sql.push_str(if skips { FRESH } else { ALL });
+        if emits.logs.iter().any(|log| matches!(log, Log::Own(table) if table.order == Order::Id)) {
+            sql.push_str(DRAWN);
+        }
         for log in &emits.logs {
             let (number, name) = (log.number(), log.number().unsigned_abs());
-            let only_fresh = if skips { " AND key IN (SELECT key FROM fresh)" } else { "" };
             let (kind, insert) = match log {
                 Log::Own(table) => ("events", table.insert()),
                 Log::Foreign(log) => ("foreign", log.insert()),
             };
             // Writing to a String cannot fail. Ids are drawn in the order of the rows.
-            let _ = write!(
-                sql,
-                ", {kind}_{name} AS ({insert} FROM emits WHERE number = {number}{only_fresh} ORDER BY place)"
-            );
+            let _ = write!(sql, ", {kind}_{name} AS ({insert} FROM appended WHERE number = {number} ORDER BY place)");
         }
     }
     if !moves.swaps.is_empty() {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::chunk::columns_sql;
 use crate::{
-    backend::{CHUNK_BYTES_MAX, CHUNK_EVENTS_MAX},
+    backend::{CHUNK_BYTES_MAX, CHUNK_EVENTS_MAX, Order},
     tenant::StreamId,
 };
 
@@ -23,6 +23,8 @@ pub(in crate::backend) struct Table {
     pub(super) stream: StreamId,
     /// The table's number.
     pub(super) number: i64,
+    /// Where its ids come from.
+    pub(super) order: Order,
     /// Moves when this process has appended: wakes those that wait at the head.
     pub(super) appended: watch::Sender<()>,
     read: Arc<str>,
@@ -34,11 +36,12 @@ pub(in crate::backend) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(stream: &StreamId, number: i64) -> Self {
+    pub(super) fn new(stream: &StreamId, number: i64, order: Order) -> Self {
         let table = format!("tendon.events_{number}");
         Self {
             stream: stream.clone(),
             number,
+            order,
             appended: watch::Sender::new(()),
             read: read_sql(&table).into(),
             read_one: columns_sql(&format!("SELECT * FROM {table} WHERE (era, xid, id) = ($1, $2::text::xid8, $3)")).into(),
@@ -77,10 +80,17 @@ impl Table {
     /// How rows of `emits` come into it; where they are from comes next.
     pub(super) fn insert(&self) -> String {
         let number = self.number;
-        format!(
-            "INSERT INTO tendon.events_{number} (era, type, foreign_id, timestamp, metadata, headers)
-            SELECT (SELECT max(era) FROM tendon.era), type, foreign_id, timestamp, metadata, headers"
-        )
+        let columns = "type, foreign_id, timestamp, metadata, headers";
+        match self.order {
+            Order::Native => format!(
+                "INSERT INTO tendon.events_{number} (era, {columns}) SELECT (SELECT max(era) FROM tendon.era), {columns}"
+            ),
+            Order::Id => format!(
+                "INSERT INTO tendon.events_{number} (id, {columns})
+                SELECT (SELECT last_id FROM drawn WHERE drawn.number = {number}) - count(*) OVER ()
+                    + row_number() OVER (ORDER BY place), {columns}"
+            ),
+        }
     }
 
     /// Whether there is such a row: what costs a server a tenth of reading none.
@@ -104,14 +114,21 @@ impl Table {
     }
 }
 
-/// Makes the table of a number. What a transaction writes becomes visible at once, and so do its ids and its xid; the
+/// Makes the table of a number. One in the order of ids has them from its stream's row; all of it is of an era before the
+/// first one, and so final as soon as it is visible.
+///
+/// Elsewhere what a transaction writes becomes visible at once, and so do its ids and its xid; the
 /// xid orders transactions by their beginning, the id orders what is in one.
-pub(super) fn create_sql(number: i64) -> String {
+pub(super) fn create_sql(number: i64, order: Order) -> String {
+    let (identity, era, xid) = match order {
+        Order::Native => ("GENERATED ALWAYS AS IDENTITY", "", "pg_current_xact_id()"),
+        Order::Id => ("", "DEFAULT 0", "'0'"),
+    };
     format!(
         "CREATE TABLE tendon.events_{number} (
-            id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-            era        bigint  NOT NULL,
-            xid        xid8    NOT NULL DEFAULT pg_current_xact_id(),
+            id         bigint {identity} PRIMARY KEY,
+            era        bigint  NOT NULL {era},
+            xid        xid8    NOT NULL DEFAULT {xid},
             type       integer NOT NULL,
             foreign_id bytea   NOT NULL, -- UTF-8; a text cannot hold NUL
             timestamp  bigint  NOT NULL, -- microseconds since 1970
