@@ -2,8 +2,9 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     marker::PhantomData,
+    net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
@@ -104,6 +105,21 @@ pub fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// An address that was free a moment ago: whoever else is started then takes another one. Where the stores are on a server,
+/// only the config says where a host's API is.
+pub fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// The answer to a GET request with these headers, byte for byte.
+pub fn get(address: &str, path: &str, headers: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 /// A host that runs, and the lines that it prints. It is killed when this is dropped.
 pub struct Host<'p> {
     child: Child,
@@ -133,6 +149,11 @@ impl<'p> Host<'p> {
         forward(sender.clone(), Box::new(out));
         forward(sender, Box::new(err));
         Self { child, lines, project: PhantomData }
+    }
+
+    /// The address that it says it listens on.
+    pub fn address(&self) -> String {
+        self.line("http://").split("http://").nth(1).unwrap().trim_end_matches(['"', '}']).to_owned()
     }
 
     /// The process's id.

@@ -1,12 +1,7 @@
 //! The API over plain HTTP: who may use it, and what Prometheus finds there.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-};
-
 use serde_json::json;
-use tendon_tests::project::{Host, Project};
+use tendon_tests::project::{Host, Project, get};
 
 const CONFIG: &str = r#"
     [host]
@@ -24,25 +19,11 @@ const CONFIG: &str = r#"
     retry = { attempts = 2, base = "1ms" }
 "#;
 
-/// The address that a host says it listens on.
-fn address(host: &Host<'_>) -> String {
-    host.line("http://").split("http://").nth(1).unwrap().trim_end_matches(['"', '}']).to_owned()
-}
-
-/// A GET request with these headers, byte for byte.
-fn get(address: &str, path: &str, headers: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
 #[test]
 fn only_programs_of_this_machine_may_use_it() {
     let project = Project::new(CONFIG);
     let host = Host::start(&project, &["run"]);
-    let api = address(&host);
+    let api = host.address();
     let status = |headers: &str| get(&api, "/v1/consumers", headers).split(' ').nth(1).unwrap().to_owned();
     assert_eq!(status(&format!("Host: {api}\r\n")), "200");
     assert_eq!(status(&format!("Host: {api}\r\nOrigin: http://{api}\r\n")), "200");
@@ -56,7 +37,7 @@ fn only_programs_of_this_machine_may_use_it() {
 fn prometheus_finds_every_consumer_also_one_that_is_stuck() {
     let project = Project::new(CONFIG);
     let host = Host::start(&project, &["run"]);
-    let api = address(&host);
+    let api = host.address();
     for _ in 0..3 {
         project.append("events", &json!({}));
     }

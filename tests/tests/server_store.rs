@@ -3,15 +3,14 @@
 
 use serde_json::json;
 use tendon_tests::{
-    project::{Project, wait},
+    project::{Project, free_address, wait},
     servers::{MariadbDatabase, PostgresDatabase, has_mariadb, has_postgres},
 };
 
 fn config(url: &str) -> String {
-    // Taken and let go: whoever else is started at this moment takes another one.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listen = free_address();
     format!(
-        "[host]\nlisten = \"127.0.0.1:{port}\"\n[store.main]\nurl = \"{url}\"\n[stream.events]\n[consumer.subject]\n\
+        "[host]\nlisten = \"{listen}\"\n[store.main]\nurl = \"{url}\"\n[stream.events]\n[consumer.subject]\n\
         component = \"guest.wasm\"\nstream = \"events\"\nconfig = {{ behaviour = \"counter\" }}\n"
     )
 }
