@@ -42,6 +42,11 @@ impl Server {
         both
     }
 
+    /// What it is called.
+    pub fn name(&self) -> &'static str {
+        self.either("MariaDB", "PostgreSQL")
+    }
+
     /// Its URL.
     pub fn url(&self) -> String {
         match self {

@@ -25,6 +25,14 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        // What the proof of latency starts as another process.
+        ["append", url, table, events] => match proof::append_events(url, table, events.parse().unwrap_or_default()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         [name] if proof::LIST.iter().any(|(known, _)| *known == name) => match proof::run(name, scale, only) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use bytes::Bytes;
 use tendon::{
-    backend::{Database, Durability, Options, Order},
+    backend::{Database, Durability, Options, Order, foreign::ForeignTable},
     changes::{Changes, Emit},
     committer::Committer,
     event::{EventKey, NewEvent, Timestamp},
@@ -48,15 +48,26 @@ impl Cost {
 
 /// One kind of replay.
 pub(super) struct Case {
-    pub(super) what: &'static str,
+    pub(super) what: String,
     pub(super) factory: Arc<dyn HandlerFactory>,
     pub(super) durability: Durability,
+    /// Another's table that it reads, in place of the stream of ours.
+    pub(super) table: Option<ForeignTable>,
+}
+
+/// What is replayed.
+pub(super) struct Replay<'a> {
+    pub(super) url: &'a str,
+    /// What the yardstick's name begins with.
+    pub(super) what: &'a str,
+    pub(super) events: u64,
+    pub(super) rounds: u64,
 }
 
 /// What all replays cost.
 pub(super) struct Measured {
     u: f64,
-    costs: BTreeMap<&'static str, Cost>,
+    costs: BTreeMap<String, Cost>,
 }
 
 impl Measured {
@@ -75,27 +86,31 @@ impl Measured {
 /// taken, and the yardstick's.
 pub(super) async fn measure(
     report: &mut Report,
-    url: &str,
-    (events, rounds): (u64, u64),
+    replay: &Replay<'_>,
     cases: &[Case],
     plain_loop: impl AsyncFn() -> Result<Cost>,
 ) -> Result<Measured> {
-    let mut costs: BTreeMap<&'static str, Cost> = BTreeMap::new();
+    let &Replay { url, what: prefix, events, rounds } = replay;
+    let mut costs: BTreeMap<String, Cost> = BTreeMap::new();
     let mut handled: BTreeMap<&str, u64> = BTreeMap::new();
     let mut plain = Cost::MOST;
     for _ in 0..rounds {
         plain = plain.least(plain_loop().await?);
-        for case in cases.iter().filter(|case| report.wants(case.what)) {
+        for case in cases.iter().filter(|case| report.wants(&case.what)) {
             let (cost, seen) = run(url, case, events).await?;
-            costs.entry(case.what).and_modify(|least| *least = least.least(cost)).or_insert(cost);
-            *handled.entry(case.what).or_default() += seen;
+            costs.entry(case.what.clone()).and_modify(|least| *least = least.least(cost)).or_insert(cost);
+            *handled.entry(&case.what).or_default() += seen;
         }
     }
     let u = plain.cpu_us;
-    report.beside("U: plain sqlx loop, SELECT and decode, CPU per event", format!("{u:.2} µs"));
+    report.beside(&format!("{prefix}U, plain sqlx loop, SELECT and decode, CPU per event"), format!("{u:.2} µs"));
     for Case { what, .. } in cases {
         let Some(Cost { cpu_us, wall_us }) = costs.get(what) else { continue };
-        report.count(&format!("{what}: events handled"), events * rounds, handled.get(what).copied().unwrap_or(0));
+        report.count(
+            &format!("{what}: events handled"),
+            events * rounds,
+            handled.get(what.as_str()).copied().unwrap_or(0),
+        );
         let measured = format!("{cpu_us:.2} µs, {:.2} U, {:.0}/s", cpu_us / u, 1e6 / wall_us);
         report.beside(&format!("{what}: CPU per event, wall rate"), measured);
     }
@@ -105,13 +120,17 @@ pub(super) async fn measure(
 /// Replays the whole stream through a consumer of its own; what that cost, and how many events it saw.
 async fn run(url: &str, case: &Case, events: u64) -> Result<(Cost, u64)> {
     let database = Database::open(url, Options { durability: case.durability, read_only: false }).await?;
-    let tailer = Tailer::start(database.source(&stream()).await?);
+    let stream = StreamId { name: name(if case.table.is_some() { "theirs" } else { "bench" }), ..stream() };
+    if let Some(table) = &case.table {
+        database.adopt(&stream, table).await?;
+    }
+    let tailer = Tailer::start(database.source(&stream).await?);
     let head = tailer.source().head().await?;
     let committer = Committer::start(database.store());
-    let name = format!("replay-{}", fastrand::u64(..));
-    let version = Version { epoch: Epoch(0), spec: Arc::new(bench::spec(stream())), factory: case.factory.clone() };
+    let consumer = format!("replay-{}", fastrand::u64(..));
+    let version = Version { epoch: Epoch(0), spec: Arc::new(bench::spec(stream)), factory: case.factory.clone() };
     let (began, cpu) = (Instant::now(), cpu_time());
-    let running = bench::Running::start(&name, &database, committer, tailer, version)?;
+    let running = bench::Running::start(&consumer, &database, committer, tailer, version)?;
     running.until(&head).await?;
     let cost = Cost::since(began, cpu, events);
     // The counter is raised after the row moves: only a consumer that has stopped has counted everything.

@@ -11,7 +11,7 @@ use tendon::backend::Durability;
 
 use super::{
     Scale, idle, logic, reload,
-    replay::{Case, Cost, fill, measure},
+    replay::{Case, Cost, Replay, fill, measure},
     report::{Report, cpu_time},
     sweep,
 };
@@ -46,7 +46,7 @@ async fn replay(report: &mut Report) -> Result<()> {
     let bench = Bench::new().await?;
 
     use Durability::{Full, Relaxed};
-    let case = |what, factory, durability| Case { what, factory, durability };
+    let case = |what: &str, factory, durability| Case { what: what.to_owned(), factory, durability, table: None };
     let cases = [
         case("native closure, empty body", logic::empty(), Relaxed),
         case("guest, empty body", bench.guest("empty").await?, Relaxed),
@@ -57,7 +57,8 @@ async fn replay(report: &mut Report) -> Result<()> {
         case("guest, one get and set, durability full", bench.guest("count").await?, Full),
     ];
     let plain = async || plain_loop(&file, events).await;
-    let measured = measure(report, &url, (events, rounds), &cases, plain).await?;
+    let replay = Replay { url: &url, what: "", events, rounds };
+    let measured = measure(report, &replay, &cases, plain).await?;
     let figures = [
         ("replay through a guest that parses", "U", 1.8, measured.ratio("guest, parses JSON")),
         (
