@@ -1,10 +1,10 @@
 //! What only PostgreSQL can get wrong: rows that become visible out of order, another cluster's transaction ids, a server
 //! that goes away.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::StreamExt as _;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres, Transaction, postgres::PgListener};
 use tendon::{
     backend::{Database, Options, Order},
     error::Kind,
@@ -15,6 +15,7 @@ use tendon_tests::{
     place::{Place as _, PostgresPlace, advance, append, claim, commit, emit, filled, read, shard, stream},
     servers::has_postgres,
 };
+use tokio::time::{sleep, timeout};
 
 macro_rules! needs_postgres {
     () => {
@@ -125,6 +126,51 @@ async fn after_a_restore_in_another_cluster_nothing_is_lost_or_repeated_and_ids_
     assert!(xid(&after[29]) < xid(&after[0]), "the new cluster is not younger: this test proves nothing");
     assert!(claim(&database, &shard("c")).await.fence > fence);
     database.close().await;
+}
+
+/// The sessions that listen for what other hosts append.
+async fn listeners(place: &PostgresPlace) -> Vec<i32> {
+    let sql = "SELECT pid FROM pg_stat_activity WHERE application_name = 'tendon' AND query LIKE 'LISTEN%'";
+    sqlx::query_scalar(sql).fetch_all(&mut place.0.connect().await).await.unwrap()
+}
+
+#[tokio::test]
+async fn hosts_tell_each_other_what_they_append_and_listen_again_after_a_break() {
+    needs_postgres!();
+    let place = PostgresPlace::fresh().await;
+    let mut told = PgListener::connect(&place.0.url()).await.unwrap();
+    told.listen("tendon").await.unwrap();
+    let (writer, _) = filled(&place, "in", 0).await;
+    let (reader, source) = filled(&place, "in", 0).await;
+    let mut reading = source.stream(Cursor::START, Until::Forever).await.unwrap();
+    let mut broken: Option<i32> = None;
+    for round in 1..=2_u64 {
+        let listener =
+            wait_for_one(async || listeners(&place).await.into_iter().find(|pid| Some(*pid) != broken)).await;
+        commit(&*writer.store(), append(vec![emit(&stream("in"), round)])).await.unwrap();
+        assert_eq!(reading.next().await.unwrap().unwrap().events.len(), 1);
+        // Its number is 1: it is the first stream.
+        assert!(told.recv().await.unwrap().payload().ends_with(" 1"));
+        let kill = AssertSqlSafe(format!("SELECT pg_terminate_backend({listener})"));
+        sqlx::query(kill).execute(&mut place.0.connect().await).await.unwrap();
+        broken = Some(listener);
+    }
+    reader.close().await;
+    wait_for_one(async || listeners(&place).await.is_empty().then_some(())).await;
+    writer.close().await;
+}
+
+/// Asks again and again.
+async fn wait_for_one<T>(ask: impl AsyncFn() -> Option<T>) -> T {
+    let ask = async {
+        loop {
+            if let Some(found) = ask().await {
+                return found;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), ask).await.expect("it never came")
 }
 
 #[tokio::test]

@@ -82,6 +82,9 @@ impl Writer for Postgres {
         let (moved, fresh) = self.send(items, &wanted).await?;
         for log in items.iter().flat_map(|item| item.tables.values()) {
             log.appended().send_replace(());
+            if let Log::Own(table) = log {
+                self.0.notices.add(table.number);
+            }
         }
         let lost = |error| item::lost(items.first().map(|item| item.commit), error);
         points.hit("postgres answer").map_err(lost)?;

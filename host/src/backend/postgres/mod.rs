@@ -7,6 +7,7 @@ mod foreign;
 mod held;
 mod inspect;
 mod migrate;
+mod notice;
 mod source;
 mod statement;
 mod store;
@@ -43,6 +44,7 @@ use crate::{
 pub use self::{commit::FAILPOINTS, migrate::SCHEMA_VERSION, source::PostgresSource};
 use self::{
     foreign::{ForeignLog, Reader},
+    notice::Notices,
     table::Table,
 };
 
@@ -75,6 +77,9 @@ struct Inner {
     /// How many foreign tables were named so far.
     foreign_count: AtomicI64,
     failpoints: Failpoints,
+    /// How connections are made.
+    connect: PgConnectOptions,
+    notices: Notices,
 }
 
 impl Postgres {
@@ -95,15 +100,20 @@ impl Postgres {
         }
         // A connection that does not end well has written nothing.
         let _ = first.close().await;
-        Ok(Self(Arc::new(Inner {
+        let (notices, wakes) = Notices::new();
+        let inner = Arc::new(Inner {
             read_only: options.read_only,
             readers: pool(&connect, READERS_MAX, options.read_only),
             writers: pool(&connect, WRITERS_MAX, options.read_only),
             known: Known::default(),
             foreign_count: AtomicI64::new(0),
             failpoints: Failpoints::default(),
+            connect,
+            notices,
             name,
-        })))
+        });
+        tokio::spawn(notice::tell(Arc::downgrade(&inner), wakes));
+        Ok(Self(inner))
     }
 
     pub(super) fn failpoints(&self) -> &Failpoints {
@@ -166,6 +176,7 @@ impl Postgres {
     }
 
     pub(super) async fn close(&self) {
+        self.0.notices.close();
         self.0.readers.close().await;
         self.0.writers.close().await;
         // Whoever waits at a head looks again, and finds the pools closed.

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures_util::stream;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Postgres, chunk, table::Table};
+use super::{Postgres, chunk, notice, table::Table};
 use crate::{
     backend::{Order, gone, poll::Poll},
     error::{Error, Result},
@@ -93,6 +93,9 @@ impl Source for PostgresSource {
 
     async fn stream(&self, after: Cursor, until: Until) -> Result<Chunks> {
         let after = Place::of(&after, &self.table)?;
+        if until == Until::Forever {
+            notice::listen(&self.postgres.0);
+        }
         let (postgres, table) = (self.postgres.clone(), self.table.clone());
         let reading = Reading { appended: table.appended.subscribe(), postgres, table, after, until };
         Ok(Box::pin(stream::try_unfold(reading, |mut reading| async move {
