@@ -70,6 +70,14 @@ impl Findings {
         self.findings.push(Finding { is_ok: false, what: what.into(), help: Some(help.into()) });
     }
 
+    /// Readers begin at 0.
+    pub(in crate::backend) fn lowest_id(&mut self, lowest: Option<i64>) {
+        if let Some(id) = lowest.filter(|id| *id < 1) {
+            let what = format!("row {id} has an id below 1: nobody who reads from the start on sees it");
+            self.problem(what, "delete it, or give it another id");
+        }
+    }
+
     /// Whether nothing is wrong so far.
     pub(in crate::backend) fn are_ok(&self) -> bool {
         self.findings.iter().all(|finding| finding.is_ok)

@@ -62,6 +62,9 @@ impl Mysql {
             findings.problem(reason, "read from a server that alone is written to");
         }
         let Some(shape) = shape.filter(|_| findings.are_ok()) else { return Ok((findings, None)) };
+        let lowest = format!("SELECT CAST(MIN({}) AS SIGNED) FROM `{schema}`.{}", quote(&table.id), quote(&table.name));
+        let lowest = sqlx::query_scalar(AssertSqlSafe(lowest)).fetch_one(&self.0.readers).await.map_err(failed)?;
+        findings.lowest_id(lowest);
         findings.ok("its columns are those of events");
         match method(self, &schema, table.name.as_str()).await {
             Ok(method) => {

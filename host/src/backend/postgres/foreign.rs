@@ -295,7 +295,7 @@ fn events(rows: &[PgRow]) -> sqlx::Result<(Vec<Event>, Vec<i64>)> {
 }
 
 /// A time as the server sends it, of either type: microseconds since 2000, and the two ends for `infinity`. No session's
-/// zone has a say in it.
+/// zone has a say in it. None where it is none, or too far away to be counted from 1970.
 fn timestamp(row: &PgRow, column: usize) -> sqlx::Result<Option<Timestamp>> {
     let value = row.try_get_raw(column)?;
     if sqlx::ValueRef::is_null(&value) {
@@ -304,5 +304,5 @@ fn timestamp(row: &PgRow, column: usize) -> sqlx::Result<Option<Timestamp>> {
     let bytes = value.as_bytes().map_err(decode)?;
     let micros = i64::from_be_bytes(bytes.try_into().map_err(decode)?);
     let is_finite = !matches!(micros, i64::MIN | i64::MAX);
-    Ok(is_finite.then(|| Timestamp(micros.saturating_add(EPOCH_MICROS))))
+    Ok(micros.checked_add(EPOCH_MICROS).filter(|_| is_finite).map(Timestamp))
 }

@@ -82,6 +82,9 @@ impl Postgres {
         let Some((shape, sequence)) = shape.zip(sequence).filter(|_| findings.are_ok()) else {
             return Ok((findings, None));
         };
+        let lowest = format!("SELECT min({})::int8 FROM {name}", quote(&table.id));
+        let lowest = sqlx::query_scalar(AssertSqlSafe(lowest)).fetch_one(readers).await.map_err(failed)?;
+        findings.lowest_id(lowest);
         findings.ok("its columns are those of events");
         findings.ok(format!("ids come from {sequence}; holes are final once those end that hold its locks (pg_locks)"));
         findings.ok(if may_insert { "this user may insert into it" } else { "this user may only read it" });
