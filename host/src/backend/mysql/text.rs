@@ -85,7 +85,10 @@ impl Row {
     }
 
     pub(super) fn bytes(self, bytes: &[u8]) -> Self {
-        self.value(|text| text.write_str(&literal(bytes)))
+        self.value(|text| {
+            push_literal(text, bytes);
+            Ok(())
+        })
     }
 
     pub(super) fn bytes_or_null(self, bytes: Option<&[u8]>) -> Self {
@@ -112,7 +115,20 @@ impl Row {
 
 /// Bytes, as a statement has them.
 pub(super) fn literal(bytes: &[u8]) -> String {
-    format!("x'{}'", hex::encode(bytes))
+    let mut text = String::new();
+    push_literal(&mut text, bytes);
+    text
+}
+
+fn push_literal(text: &mut String, bytes: &[u8]) {
+    let digit = |four: u8| char::from_digit(u32::from(four), 16).unwrap_or_default();
+    text.reserve(2 * bytes.len() + 3);
+    text.push_str("x'");
+    for byte in bytes {
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+    }
+    text.push('\'');
 }
 
 #[cfg(test)]

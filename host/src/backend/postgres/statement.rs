@@ -39,13 +39,20 @@ const MOVE: &str = "
         RETURNING w.item
     ), standing AS MATERIALIZED (SELECT item FROM moved UNION ALL SELECT unnest($20::int4[]))";
 
+/// Most keys are there already, and an update costs the server two thirds of what an insert does that finds a conflict.
 const STATE: &str = ", writes AS MATERIALIZED (
-        SELECT ($21::text[])[item + 1] AS tenant, ($22::text[])[item + 1] AS consumer, part, key, value
-        FROM unnest($23::int4[], $24::bytea[], $25::bytea[], $26::bytea[]) AS write (item, part, key, value)
+        SELECT ($21::text[])[item + 1] AS tenant, ($22::text[])[item + 1] AS consumer, part, key, value, place
+        FROM unnest($23::int4[], $24::bytea[], $25::bytea[], $26::bytea[])
+        WITH ORDINALITY AS write (item, part, key, value, place)
         WHERE item IN (SELECT item FROM standing)
+    ), updated AS (
+        UPDATE tendon.state AS s SET value = w.value FROM writes AS w WHERE w.value IS NOT NULL
+            AND s.tenant = w.tenant AND s.consumer = w.consumer AND s.part = w.part AND s.key = w.key
+        RETURNING w.place
     ), sets AS (
         INSERT INTO tendon.state (tenant, consumer, part, key, value)
-        SELECT tenant, consumer, part, key, value FROM writes WHERE value IS NOT NULL
+        SELECT tenant, consumer, part, key, value FROM writes
+        WHERE value IS NOT NULL AND place NOT IN (SELECT place FROM updated)
         ON CONFLICT (tenant, consumer, part, key) DO UPDATE SET value = excluded.value
     )";
 
