@@ -13,6 +13,7 @@ mod legacy;
 mod migrate;
 mod position;
 mod source;
+mod state;
 mod store;
 mod table;
 mod text;

@@ -1,12 +1,7 @@
-//! What a commit writes beside positions: state, history, deployments, events.
+//! What a commit writes beside positions and state: history, deployments, events.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, HashSet},
-};
+use std::{borrow::Cow, collections::HashSet};
 
-use bytes::Bytes;
-use serde_json::json;
 use sqlx::{AssertSqlSafe, MySql, MySqlConnection, mysql::MySqlArguments, query::Query};
 
 use super::{
@@ -14,7 +9,6 @@ use super::{
     commit::Item,
     failure::Failed,
     foreign::ForeignLog,
-    store::part,
     table::Table,
     text::{Batches, Row, literal},
     transaction::Transaction,
@@ -24,25 +18,11 @@ use crate::{
         item, label,
         round::{Wanted, wanted},
     },
-    changes::{Emit, StateKey},
+    changes::Emit,
     error::{Error, Result},
     event::EventKey,
     store::Committed,
-    tenant::ConsumerId,
 };
-
-const SETS: &str = "INSERT INTO tendon_state (tenant, consumer, part, `key`, value) VALUES ";
-const SETS_END: &str = " ON DUPLICATE KEY UPDATE value = VALUES(value)";
-
-/// The index is named: of a small table the server would rather read and lock every row.
-const DELETES: &str = "
-    DELETE s FROM JSON_TABLE(?, '$[*]' COLUMNS (
-        tenant   VARCHAR(63) CHARACTER SET ascii COLLATE ascii_bin PATH '$[0]',
-        consumer VARCHAR(63) CHARACTER SET ascii COLLATE ascii_bin PATH '$[1]',
-        part_hex VARCHAR(510) CHARACTER SET ascii PATH '$[2]',
-        key_hex  VARCHAR(2048) CHARACTER SET ascii PATH '$[3]'
-    )) AS w STRAIGHT_JOIN tendon_state AS s FORCE INDEX (PRIMARY)
-        ON s.tenant = w.tenant AND s.consumer = w.consumer AND s.part = UNHEX(w.part_hex) AND s.`key` = UNHEX(w.key_hex)";
 
 const HISTORY: &str = "INSERT INTO tendon_history (tenant, consumer, shard, revision, digest, epoch, at) VALUES ";
 
@@ -66,33 +46,6 @@ pub(super) fn draw(count: u64) -> Query<'static, MySql, MySqlArguments> {
 }
 
 impl Mysql {
-    /// Writes state, in the order of its keys: of a key that several items write, what the last one does.
-    pub(super) async fn write_state(&self, open: &mut Transaction, items: &[&Item<'_>]) -> Result<(), Failed> {
-        let mut writes: BTreeMap<(&ConsumerId, &StateKey), Option<&Bytes>> = BTreeMap::new();
-        for changes in items.iter().map(|item| &item.commit.changes) {
-            let Some(consumer) = &changes.consumer else { continue };
-            writes.extend(changes.writes.iter().map(|(key, value)| ((consumer, key), value.as_ref())));
-        }
-        let mut sets = self.batches(SETS, SETS_END);
-        let mut deletes = self.batches("[", "]");
-        for ((consumer, key), value) in writes {
-            let (tenant, name) = (consumer.tenant.0.as_str(), consumer.name.as_str());
-            let (part, key) = (part(&key.part), key.key.as_bytes());
-            match value {
-                Some(value) => {
-                    sets.push(&Row::new().name(tenant).name(name).bytes(&part).bytes(key).bytes(value).end())?;
-                }
-                None => deletes.push(&json!([tenant, name, hex::encode(part), hex::encode(key)]).to_string())?,
-            }
-        }
-        self.send(open, "mysql state", sets).await?;
-        for keys in deletes.finish() {
-            self.0.failpoints.hit("mysql deletes")?;
-            sqlx::query(DELETES).bind(keys).execute(open.connection()).await?;
-        }
-        Ok(())
-    }
-
     /// A line for each shard whose component is another one than before.
     pub(super) async fn write_history(
         &self,
