@@ -24,17 +24,19 @@ use tendon::{
 
 use crate::guests::Guest;
 
-/// An engine, and the bench guest's bytes.
+/// An engine, and the bench guests' bytes.
 pub struct Bench {
     /// The engine.
     pub engine: Engine,
     component: bytes::Bytes,
+    batch: bytes::Bytes,
 }
 
 impl Bench {
-    /// Builds the guest where that is needed.
+    /// Builds the guests where that is needed.
     pub async fn new() -> Result<Self> {
-        Ok(Self { engine: Engine::new()?, component: Guest::Bench.component()? })
+        let (component, batch) = (Guest::Bench.component()?, Guest::BenchBatch.component()?);
+        Ok(Self { engine: Engine::new()?, component, batch })
     }
 
     /// The guest, with what it shall do per event: `empty`, `parse`, `count` or `emit`.
@@ -42,13 +44,22 @@ impl Bench {
         self.version_of(does, 0).await
     }
 
+    /// The guest that does so with many events a call.
+    pub async fn batch_guest(&self, does: &str) -> Result<Arc<dyn HandlerFactory>> {
+        self.compile(self.batch.clone(), does).await
+    }
+
     /// The same guest under another digest: a custom section tells the versions apart.
     pub async fn version_of(&self, does: &str, version: u8) -> Result<Arc<dyn HandlerFactory>> {
-        let limits = Limits::default();
         let mut component = self.component.to_vec();
         // Section 0, four bytes: a name of one byte, and two of content.
         component.extend([0, 4, 1, b'v', version, 0]);
-        let compiled = self.engine.compile(component.into(), &limits).await?;
+        self.compile(component.into(), does).await
+    }
+
+    async fn compile(&self, component: bytes::Bytes, does: &str) -> Result<Arc<dyn HandlerFactory>> {
+        let limits = Limits::default();
+        let compiled = self.engine.compile(component, &limits).await?;
         let config = BTreeMap::from([("does".to_owned(), does.to_owned())]);
         Ok(Arc::new(GuestFactory::new(&self.engine, compiled, config, &limits)?))
     }

@@ -28,8 +28,10 @@ pub enum Guest {
     Hostile,
     /// Many events a call; without `init`.
     Batch,
-    /// What the proofs measure; with `init`.
+    /// What the proofs measure, one event a call; with `init`.
     Bench,
+    /// The same, many events a call.
+    BenchBatch,
 }
 
 impl Guest {
@@ -38,6 +40,7 @@ impl Guest {
             Self::Hostile => "hostile",
             Self::Batch => "batch",
             Self::Bench => "bench",
+            Self::BenchBatch => "bench_batch",
         }
     }
 
