@@ -20,7 +20,7 @@ pub struct BatchPolicy {
 
 impl Default for BatchPolicy {
     fn default() -> Self {
-        Self { max: 256, bytes: 4 * 1024 * 1024, linger: Duration::from_millis(5) }
+        Self { max: 1_024, bytes: 4 * 1024 * 1024, linger: Duration::from_millis(5) }
     }
 }
 
@@ -65,8 +65,8 @@ mod tests {
     #[test]
     fn each_bound_alone_makes_a_commit_due() {
         let policy = BatchPolicy::default();
-        assert!(!is_due(&policy, &gathered(255, 0, 4), false));
-        assert!(is_due(&policy, &gathered(256, 0, 0), false));
+        assert!(!is_due(&policy, &gathered(1_023, 0, 4), false));
+        assert!(is_due(&policy, &gathered(1_024, 0, 0), false));
         assert!(is_due(&policy, &gathered(1, policy.bytes, 0), false));
         assert!(is_due(&policy, &gathered(1, 0, 5), false));
         assert!(is_due(&policy, &gathered(1, 0, 0), true));

@@ -203,7 +203,7 @@ pub async fn events_of_any_bytes_survive<P: Place>() {
     }
 }
 
-/// 256 events, or about 4 MiB; one bigger event comes alone.
+/// As many events as `CHUNK_EVENTS_MAX`, or about 4 MiB; one bigger event comes alone.
 pub async fn chunks_are_bounded_by_events_and_by_bytes<P: Place>() {
     let place = P::fresh().await;
     let (database, source) = filled(&place, "orders", 2 * CHUNK_EVENTS_MAX as u64 + 1).await;

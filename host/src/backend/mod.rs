@@ -40,7 +40,7 @@ use self::{
 };
 
 /// Events that one chunk holds at the most.
-pub const CHUNK_EVENTS_MAX: usize = 1024;
+pub const CHUNK_EVENTS_MAX: usize = 4096;
 /// Bytes that one chunk holds at the most, one event of any size apart.
 pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
 

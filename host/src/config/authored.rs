@@ -221,8 +221,8 @@ pub struct Shards {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Batch {
-    /// Events per commit. Default 256.
-    #[schemars(example = 256)]
+    /// Events per commit. Default 1,024.
+    #[schemars(example = 1024)]
     pub max: Option<i64>,
     /// Bytes of changes per commit. Default 4MiB.
     #[schemars(example = &"4MiB")]
