@@ -13,7 +13,7 @@ use tendon::{
 use crate::{
     gap::Connection,
     place::{read, stream},
-    servers::{MariadbDatabase, MariadbKind, PostgresDatabase, has_mariadb, has_postgres},
+    servers::{MariadbDatabase, MariadbKind, PostgresDatabase, has_mariadb_of, has_postgres},
 };
 
 /// A database.
@@ -33,7 +33,7 @@ impl Server {
     /// One on each server, MariaDB's set up so.
     pub async fn both_on(kind: MariadbKind) -> Vec<Self> {
         let mut both = Vec::new();
-        if has_mariadb() {
+        if has_mariadb_of(kind) {
             both.push(Self::Mysql(MariadbDatabase::fresh_on(kind).await));
         }
         if has_postgres() {

@@ -54,26 +54,24 @@ async fn a_table_that_cannot_be_read_safely_is_refused_with_a_way_out() {
     }
 }
 
-/// Makes a user who has everything but those tables.
-async fn poor(server: &Server, tables: &str) -> String {
+/// Makes a user who has everything but those tables; his name and his URL.
+async fn poor(server: &Server, tables: &str) -> (String, String) {
     match server {
         Server::Mysql(database) => {
-            let name = database.name();
+            let (name, user) = (database.name(), format!("poor_{}", database.name()));
             server
                 .run(format!(
-                    "CREATE OR REPLACE USER poor; GRANT SELECT, INSERT, UPDATE, DELETE, CREATE ON {name}.{tables} TO poor"
+                    "CREATE USER {user}; GRANT SELECT, INSERT, UPDATE, DELETE, CREATE ON {name}.{tables} TO {user}"
                 ))
                 .await;
-            database.url_of("poor")
+            let url = database.url_of(&user);
+            (user, url)
         }
-        Server::Postgres(_) => {
-            let database = server.rows("SELECT current_database()::text").await[0][0].clone();
-            server
-                .run(format!(
-                    "DROP ROLE IF EXISTS poor; CREATE ROLE poor LOGIN; GRANT ALL ON DATABASE {database} TO poor"
-                ))
-                .await;
-            server.url().replacen("postgres@", "poor@", 1)
+        Server::Postgres(database) => {
+            let (name, user) = (database.name(), format!("poor_{}", database.name()));
+            server.run(format!("CREATE ROLE {user} LOGIN; GRANT ALL ON DATABASE {name} TO {user}")).await;
+            let url = database.url_of(&user);
+            (user, url)
         }
     }
 }
@@ -91,7 +89,7 @@ async fn a_user_without_the_rights_is_told_what_to_grant() {
     // Without the plugin MariaDB's user needs the right to lock tables; PostgreSQL's needs to read.
     for server in Server::both_on(MariadbKind::Bare).await {
         server.table("events").await;
-        let url = poor(&server, "*").await;
+        let (user, url) = poor(&server, "*").await;
         let (what, help) = refusal(&url).await;
         let wanted = server.either("nobody tells this user who writes to it", "this user may not read it");
         assert!(what.contains(wanted), "{what}");
@@ -99,8 +97,10 @@ async fn a_user_without_the_rights_is_told_what_to_grant() {
         let grant = server.either("LOCK TABLES", "SELECT");
         assert!(help.contains(grant), "{help}");
         match &server {
-            Server::Mysql(database) => server.run(format!("GRANT LOCK TABLES ON {}.* TO poor", database.name())).await,
-            Server::Postgres(_) => server.run("GRANT SELECT ON events TO poor").await,
+            Server::Mysql(database) => {
+                server.run(format!("GRANT LOCK TABLES ON {}.* TO {user}", database.name())).await
+            }
+            Server::Postgres(_) => server.run(format!("GRANT SELECT ON events TO {user}")).await,
         }
         let database = Database::open(&url, Options::default()).await.unwrap();
         adopt(&database, "events", &named("events")).await.unwrap();

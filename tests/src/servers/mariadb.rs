@@ -7,7 +7,7 @@ use std::{
 
 use sqlx::{AssertSqlSafe, Connection as _, MySqlConnection};
 
-use super::{Running, folder_for, free_port, fresh_name, is_here, named, succeeds};
+use super::{Running, as_user, folder_for, free_port, fresh_name, is_here, named, succeeds};
 
 const URL: &str = "TENDON_TEST_MYSQL_URL";
 
@@ -19,7 +19,8 @@ struct Server {
 /// How a server is set up, where that makes a difference to who reads a table that others insert into.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// The plugin that shows metadata locks; `innodb_autoinc_lock_mode` 1, as MariaDB has it.
+    /// The plugin that shows metadata locks; `innodb_autoinc_lock_mode` 1, as MariaDB has it. Where the environment names a
+    /// server it is that one, however it is set up.
     Plugin,
     /// The performance schema, which shows them, too; `innodb_autoinc_lock_mode` 2, as MySQL 8 has it.
     PerformanceSchema,
@@ -37,7 +38,20 @@ pub struct MariadbDatabase {
 
 /// Whether tests can have a MariaDB server.
 pub fn has_mariadb() -> bool {
-    is_here(URL, programs().is_some(), "MariaDB is not installed: `apt-get install mariadb-server` as root")
+    has_mariadb_of(Kind::Plugin)
+}
+
+/// Whether tests can have one that is set up so.
+pub fn has_mariadb_of(kind: Kind) -> bool {
+    let is_here_already = kind.is_named() || programs().is_some();
+    is_here(is_here_already, "MariaDB is not installed: `apt-get install mariadb-server` as root")
+}
+
+impl Kind {
+    /// Whether it is the server that the environment names.
+    pub fn is_named(self) -> bool {
+        matches!(self, Self::Plugin) && named(URL).is_some()
+    }
 }
 
 impl MariadbDatabase {
@@ -65,7 +79,7 @@ impl MariadbDatabase {
 
     /// Its URL for another user.
     pub fn url_of(&self, user: &str) -> String {
-        self.url().replacen("root", user, 1)
+        as_user(&self.url(), user)
     }
 
     /// Its name.
@@ -81,7 +95,7 @@ impl MariadbDatabase {
 
 impl Server {
     fn start(kind: Kind) -> Self {
-        if let Some(url) = named(URL) {
+        if let (Kind::Plugin, Some(url)) = (kind, named(URL)) {
             return Self { url, _running: None };
         }
         let Programs { install, server, admin } = programs().expect("MariaDB is not installed");

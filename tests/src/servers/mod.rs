@@ -15,7 +15,7 @@ use std::{
 use tempfile::TempDir;
 
 pub use self::{
-    mariadb::{Kind as MariadbKind, MariadbDatabase, has_mariadb},
+    mariadb::{Kind as MariadbKind, MariadbDatabase, has_mariadb, has_mariadb_of},
     postgres::{PostgresDatabase, copy, has_postgres},
 };
 
@@ -65,8 +65,7 @@ impl Running {
 
 /// Whether tests can have a server. Where it is missing they say so and pass, unless the environment has
 /// `TENDON_TEST_REQUIRE_ALL=1`.
-fn is_here(url_variable: &str, is_installed: bool, message: &str) -> bool {
-    let here = std::env::var_os(url_variable).is_some() || is_installed;
+fn is_here(here: bool, message: &str) -> bool {
     let required = std::env::var("TENDON_TEST_REQUIRE_ALL").is_ok_and(|value| value == "1");
     assert!(here || !required, "{message}");
     if !here {
@@ -78,6 +77,14 @@ fn is_here(url_variable: &str, is_installed: bool, message: &str) -> bool {
 /// The server that the environment names.
 fn named(url_variable: &str) -> Option<String> {
     Some(std::env::var(url_variable).ok()?.trim_end_matches('/').to_owned())
+}
+
+/// The same place for another user, who has no password.
+fn as_user(url: &str, user: &str) -> String {
+    let mut url = url::Url::parse(url).unwrap();
+    url.set_username(user).unwrap();
+    url.set_password(None).unwrap();
+    url.into()
 }
 
 /// A database's name that nobody used before.

@@ -10,7 +10,7 @@ use std::{
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use super::{Running, folder_for, free_port, fresh_name, is_here, named, run, succeeds};
+use super::{Running, as_user, folder_for, free_port, fresh_name, is_here, named, run, succeeds};
 
 const URL: &str = "TENDON_TEST_POSTGRES_URL";
 
@@ -31,7 +31,10 @@ pub struct PostgresDatabase {
 
 /// Whether tests can have a PostgreSQL server.
 pub fn has_postgres() -> bool {
-    is_here(URL, programs().is_some(), "PostgreSQL is not installed: `apt-get install postgresql` as root")
+    is_here(
+        named(URL).is_some() || programs().is_some(),
+        "PostgreSQL is not installed: `apt-get install postgresql` as root",
+    )
 }
 
 impl PostgresDatabase {
@@ -53,6 +56,16 @@ impl PostgresDatabase {
     /// Its URL.
     pub fn url(&self) -> String {
         format!("{}/{}", self.server().url, self.name)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its URL for another user.
+    pub fn url_of(&self, user: &str) -> String {
+        as_user(&self.url(), user)
     }
 
     /// A connection of one's own.
