@@ -28,11 +28,12 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// What tells one content of a file from another without reading it.
 type Stamp = Option<(u64, Option<SystemTime>)>;
 
-/// Follows the files of a host until the task is dropped; `tell` hears what came of each change.
-pub async fn follow(host: Arc<Host>, config: PathBuf, debounce: Duration, tell: impl Fn(Notice) + Send + Sync) {
+/// Follows the files of a host, as they were before it read them, until the task is dropped; `tell` hears what came of each
+/// change.
+pub async fn follow(host: Arc<Host>, mut seen: Files, debounce: Duration, tell: impl Fn(Notice) + Send + Sync) {
     let (hint, mut hints) = mpsc::channel(1);
     let mut watcher = Watcher::new(debounce, hint);
-    let mut seen = Files::look(&host, &config).await;
+    let config = seen.config_path.clone();
     let mut open = Unfinished::default();
     // An edit while the host started was not seen by anybody.
     let running = host.catalog().await.config;
@@ -114,14 +115,15 @@ async fn take_config(host: &Host, path: &Path) -> Vec<Notice> {
 }
 
 /// The files as they are at a moment.
-struct Files {
+pub struct Files {
     config: Stamp,
     config_path: PathBuf,
     components: BTreeMap<ConsumerId, (PathBuf, Stamp)>,
 }
 
 impl Files {
-    async fn look(host: &Host, config: &Path) -> Self {
+    /// Looks at the components of a host, and at its config.
+    pub async fn look(host: &Host, config: &Path) -> Self {
         let catalog = host.catalog().await;
         let components = catalog.config.consumers.into_values().map(|consumer| {
             let stamp = stamp(&consumer.component);

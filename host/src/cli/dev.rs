@@ -51,6 +51,8 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     let file = ctx.config_file(&args.folder);
     config::read(&file, Components::MayBeMissing)?;
     let builds = !args.no_build && args.folder.join("Cargo.toml").is_file();
+    // What is edited from here on is built again, also where nobody watches yet.
+    let sources = rebuild::sources(&args.folder);
     if builds {
         build::build(&build::Args::of(&args.folder), |line| ctx.out.talk(line)).await?;
     }
@@ -64,7 +66,7 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     let out = ctx.out.clone();
     hosting.start(args.debounce, move |notice| out.talk(notice)).await?;
     if builds && !args.until_head {
-        hosting.attach(tokio::spawn(rebuild::follow(args.folder.clone(), args.debounce, ctx.clone())));
+        hosting.attach(tokio::spawn(rebuild::follow(args.folder.clone(), sources, args.debounce, ctx.clone())));
     }
     ctx.out.talk(format!("running; the API is at http://{}; ctrl-c stops", hosting.api));
     let end = hosting.wait(args.until_head).await?;

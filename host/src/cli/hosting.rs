@@ -57,9 +57,10 @@ impl Hosting {
         debounce: Duration,
         tell: impl Fn(Notice) + Send + Sync + 'static,
     ) -> Result<()> {
-        self.host.start().await?.into_iter().for_each(&tell);
         let file = self.host.catalog().await.config.file;
-        self.tasks.push(tokio::spawn(watch::follow(self.host.clone(), file, debounce, tell)));
+        let seen = watch::Files::look(&self.host, &file).await;
+        self.host.start().await?.into_iter().for_each(&tell);
+        self.tasks.push(tokio::spawn(watch::follow(self.host.clone(), seen, debounce, tell)));
         Ok(())
     }
 

@@ -17,8 +17,12 @@ const IGNORED: [&str; 3] = ["target", "node_modules", ".git"];
 /// What a component is built from.
 const SOURCES: [&str; 3] = ["rs", "toml", "wit"];
 
-/// Follows the sources until the task is dropped; what comes of a build is for the watcher of components to see.
-pub(super) async fn follow(folder: PathBuf, debounce: Duration, ctx: Ctx) {
+/// The sources below a folder, with what tells one content from another without reading it.
+pub(super) type Sources = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
+
+/// Follows the sources, as they were before they were built last, until the task is dropped; what comes of a build is for
+/// the watcher of components to see.
+pub(super) async fn follow(folder: PathBuf, mut built: Sources, debounce: Duration, ctx: Ctx) {
     let (hint, mut hints) = mpsc::channel(1);
     let watching = new_debouncer(debounce, move |_| {
         // A full channel means that a look is due already.
@@ -32,21 +36,22 @@ pub(super) async fn follow(folder: PathBuf, debounce: Duration, ctx: Ctx) {
         Ok(watching) => watching,
         Err(error) => return ctx.out.talk(format!("sources are not watched: {error}")),
     };
-    let mut built = sources(&folder);
-    while hints.recv().await.is_some() {
+    loop {
         let now = sources(&folder);
-        if now == built {
-            continue;
+        if now != built {
+            built = now;
+            if let Err(error) = build::build(&build::Args::of(&folder), |line| ctx.out.talk(line)).await {
+                problem::report(&error, ctx.out.format, ctx.globals.color.on_stderr());
+            }
         }
-        built = now;
-        if let Err(error) = build::build(&build::Args::of(&folder), |line| ctx.out.talk(line)).await {
-            problem::report(&error, ctx.out.format, ctx.globals.color.on_stderr());
+        if hints.recv().await.is_none() {
+            return;
         }
     }
 }
 
-/// The sources below a folder, with what tells one content from another without reading it.
-fn sources(folder: &Path) -> BTreeMap<PathBuf, (u64, Option<SystemTime>)> {
+/// Looks at them.
+pub(super) fn sources(folder: &Path) -> Sources {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
