@@ -100,6 +100,8 @@ async fn write(store: Arc<dyn Store>, mut requests: mpsc::Receiver<Request>) {
     while let Some(first) = next {
         let mut round = Round::default();
         next = round.take(first);
+        // Whoever was answered a moment ago has its next commit ready soon: without a turn for them, rounds are halves.
+        tokio::task::yield_now().await;
         while next.is_none() {
             let Ok(request) = requests.try_recv() else { break };
             next = round.take(request);

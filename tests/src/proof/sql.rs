@@ -4,7 +4,7 @@
 
 use anyhow::{Result, ensure};
 use sqlx::{Connection as _, MySqlConnection, PgConnection};
-use tendon::backend::Durability;
+use tendon::backend::{CHUNK_EVENTS_MAX, Durability};
 
 use super::{
     Scale, latency,
@@ -20,6 +20,9 @@ use crate::{
 
 /// The foreign table of the replays.
 const FOREIGN: &str = "events";
+
+/// Rows of a page of the plain loop: as many as a chunk of ours has events.
+const PAGE: i64 = CHUNK_EVENTS_MAX as i64;
 
 /// Runs all of it, on each server that can be had.
 pub(super) fn prove(report: &mut Report) -> Result<()> {
@@ -56,14 +59,18 @@ async fn replay(report: &mut Report, server: &Server) -> Result<()> {
     let cases = [
         case("parses JSON", bench.guest("parse").await?),
         case("parses, one get and set", bench.guest("count").await?),
+        case("batches, parses JSON", bench.batch_guest("parse").await?),
+        case("batches, parses, a get and set per event", bench.batch_guest("count").await?),
         Case { table: Some(named(FOREIGN)), ..case("parses JSON, another's table", bench.guest("parse").await?) },
     ];
     let plain = async || plain_loop(server, events).await;
     let replay = Replay { url: &url, what: &format!("{name}: "), events, rounds };
     let measured = measure(report, &replay, &cases, plain).await?;
     for (what, target, case) in [
-        ("replay through a guest that parses", 2.0, &cases[0]),
-        ("replay with one state read and write", 3.5, &cases[1]),
+        ("replay, one event a call", 2.0, &cases[0]),
+        ("replay, many events a call", 2.0, &cases[2]),
+        ("replay with one state read and write, one event a call", 3.5, &cases[1]),
+        ("replay with one state read and write, many events a call", 3.5, &cases[3]),
     ] {
         if let Some(measured) = measured.ratio(&case.what) {
             report.at_most(&format!("{name}: {what}"), "U", target, measured);
@@ -92,15 +99,17 @@ async fn plain_loop(server: &Server, events: u64) -> Result<Cost> {
         Server::Mysql(database) => {
             let mut connection = MySqlConnection::connect(&database.url()).await?;
             let sql = "SELECT id, type, foreign_id, timestamp, metadata, headers FROM tendon_events_1
-                WHERE id > ? ORDER BY id LIMIT 1000";
-            let page = async |after: i64| Ok(sqlx::query_as(sql).bind(after).fetch_all(&mut connection).await?);
+                WHERE id > ? ORDER BY id LIMIT ?";
+            let page =
+                async |after: i64| Ok(sqlx::query_as(sql).bind(after).bind(PAGE).fetch_all(&mut connection).await?);
             yardstick::run(events, page).await
         }
         Server::Postgres(database) => {
             let mut connection = PgConnection::connect(&database.url()).await?;
             let sql = "SELECT id, type, foreign_id, timestamp, metadata, headers FROM tendon.events_1
-                WHERE id > $1 ORDER BY id LIMIT 1000";
-            let page = async |after: i64| Ok(sqlx::query_as(sql).bind(after).fetch_all(&mut connection).await?);
+                WHERE id > $1 ORDER BY id LIMIT $2";
+            let page =
+                async |after: i64| Ok(sqlx::query_as(sql).bind(after).bind(PAGE).fetch_all(&mut connection).await?);
             yardstick::run(events, page).await
         }
     }
