@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`tenant`], [`event`], [`error`] | names, events, the one error |
 //! | [`source`], [`store`] | the two ports; [`changes`] and [`deployment`] are what a commit carries |
-//! | [`handler`], [`view`], [`limits`] | whatever handles events, its view of the state, what it may use; `scan` merges a view with a store |
+//! | [`handler`], [`view`], [`limits`] | whatever handles events, its view of the state, what it may use; `cache` is what a view remembers, `scan` merges it with a store |
 //! | [`policy`], [`batch`], [`clock`] | the loop's decisions, as pure functions, and its time |
 //! | [`tailer`] | reads a stream once for all its consumers |
 //! | [`committer`] | merges the commits of many shards into one transaction |
@@ -28,6 +28,7 @@
 
 pub mod backend;
 pub mod batch;
+mod cache;
 pub mod changes;
 pub mod cli;
 pub mod clock;

@@ -7,10 +7,10 @@ use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use hashbrown::{Equivalent, HashMap};
 
 use crate::{
-    changes::{Changes, Emit, StateKey},
+    cache::{Cache, KeyRef},
+    changes::{Changes, Emit, Write},
     clock::Clock,
     deployment::StateScope,
     error::{Error, Kind, Result},
@@ -23,8 +23,6 @@ use crate::{
 
 /// How many bytes each of a view's two cache generations may hold.
 const CACHE_GENERATION_BYTES: usize = 2 * 1024 * 1024;
-/// What an entry of the cache costs beside its key and value.
-const CACHE_ENTRY_BYTES: usize = 96;
 
 /// What a view is made of.
 #[derive(Clone)]
@@ -87,57 +85,12 @@ impl From<&Event> for Cause {
 /// What the event that is being handled has asked for so far.
 #[derive(Default)]
 struct Call {
-    writes: Vec<(StateKey, Option<Bytes>)>,
-    /// The keys of the writes, once there are so many that somebody must count them.
-    keys: HashSet<StateKey>,
+    /// How many of the changes' writes are older than it.
+    first: usize,
+    /// The keys that it writes, once there are so many writes that somebody must count them.
+    keys: HashSet<String>,
     write_bytes: usize,
     emits: Vec<Emit>,
-}
-
-impl Call {
-    /// Counts a key that is to be written. As long as there are fewer writes than keys allowed, nobody needs to know
-    /// how many of them are of the same key.
-    fn check_keys(&mut self, key: &StateKey, most: usize) -> Result<()> {
-        if self.writes.len() < most {
-            return Ok(());
-        }
-        if self.keys.is_empty() {
-            self.keys.extend(self.writes.iter().map(|(key, _)| key.clone()));
-        }
-        self.keys.insert(key.clone());
-        check("limits.state-keys", "keys written by one event", self.keys.len(), most)
-    }
-}
-
-#[derive(Default)]
-struct Cache {
-    entries: HashMap<StateKey, Option<Bytes>>,
-    bytes: usize,
-}
-
-/// A key that is looked up without being owned.
-#[derive(Hash)]
-struct KeyRef<'a> {
-    part: &'a ByteString,
-    key: &'a str,
-}
-
-impl Equivalent<StateKey> for KeyRef<'_> {
-    fn equivalent(&self, key: &StateKey) -> bool {
-        self.key == &*key.key && *self.part == key.part
-    }
-}
-
-impl Cache {
-    fn insert(&mut self, key: StateKey, value: Option<Bytes>) {
-        let size = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
-        let key_bytes = key.part.len() + key.key.len() + CACHE_ENTRY_BYTES;
-        let added = size(&value);
-        match self.entries.insert(key, value) {
-            Some(before) => self.bytes = self.bytes.saturating_sub(size(&before)) + added,
-            None => self.bytes += key_bytes + added,
-        }
-    }
 }
 
 impl View {
@@ -197,8 +150,8 @@ impl View {
 
     /// Keeps what was asked for since the last `keep`: it stands.
     pub fn keep(&mut self) {
-        self.changes.writes.extend(self.call.writes.drain(..));
         self.changes.emits.append(&mut self.call.emits);
+        self.call.first = self.changes.writes.len();
         self.call.keys.clear();
         self.call.write_bytes = 0;
     }
@@ -206,6 +159,7 @@ impl View {
     /// Hands the kept changes out.
     pub fn take(&mut self) -> Changes {
         let mut changes = std::mem::take(&mut self.changes);
+        changes.writes.truncate(std::mem::take(&mut self.call.first));
         if !changes.writes.is_empty() {
             changes.consumer = Some(self.spec.shard.consumer.clone());
         }
@@ -214,7 +168,7 @@ impl View {
 
     /// Whether nothing was asked for that nobody has taken, such as what `init` wrote before the first event.
     pub fn is_clean(&self) -> bool {
-        self.changes.is_empty() && self.call.writes.is_empty() && self.call.emits.is_empty()
+        self.changes.is_empty() && self.call.emits.is_empty()
     }
 
     /// A view for the handler that takes over: what is known of the state, what is being committed included, stays known.
@@ -227,8 +181,8 @@ impl View {
     /// what is in there is in the store. (One commit at most is in flight; the younger generation may hold writes of
     /// it and of the next.)
     pub fn committed(&mut self) {
-        if self.young.bytes > CACHE_GENERATION_BYTES {
-            if !self.old.entries.is_empty() {
+        if self.young.bytes() > CACHE_GENERATION_BYTES {
+            if !self.old.is_empty() {
                 self.knows = Knows::Some;
             }
             self.old = std::mem::take(&mut self.young);
@@ -236,7 +190,7 @@ impl View {
     }
 
     /// The value of a key.
-    pub async fn get(&mut self, key: &str) -> Result<Option<Bytes>> {
+    pub async fn get(&mut self, key: &str) -> Result<Option<Vec<u8>>> {
         if let Some(value) = self.cached(key) {
             return Ok(value);
         }
@@ -245,21 +199,21 @@ impl View {
         }
         let values = self.spec.store.get(&self.scope(), &[key.to_owned().into()]).await?;
         let value = values.into_iter().next().flatten();
-        self.remember(key.to_owned().into(), value.clone());
-        Ok(value)
+        self.remember(key, value.as_deref());
+        Ok(value.map(Vec::from))
     }
 
     /// The values of keys, in their order, with one question to the store.
-    pub async fn get_many(&mut self, keys: Vec<Key>) -> Result<Vec<Option<Bytes>>> {
-        let mut values: Vec<Option<Option<Bytes>>> = keys.iter().map(|key| self.cached(key)).collect();
-        let is_missing = |(key, value): (&Key, &Option<Option<Bytes>>)| value.is_none().then(|| key.clone());
+    pub async fn get_many(&mut self, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>> {
+        let mut values: Vec<Option<Option<Vec<u8>>>> = keys.iter().map(|key| self.cached(key)).collect();
+        let is_missing = |(key, value): (&String, &Option<_>)| value.is_none().then(|| Key::from(key.as_str()));
         let missing: Vec<Key> = keys.iter().zip(&values).filter_map(is_missing).collect();
         if !missing.is_empty() && !self.knows_all().await? {
             let stored = self.spec.store.get(&self.scope(), &missing).await?;
             let gaps = values.iter_mut().filter(|value| value.is_none());
             for ((gap, key), value) in gaps.zip(missing).zip(stored) {
-                self.remember(key, value.clone());
-                *gap = Some(value);
+                self.remember(&key, value.as_deref());
+                *gap = Some(value.map(Vec::from));
             }
         }
         Ok(values.into_iter().map(Option::flatten).collect())
@@ -276,22 +230,36 @@ impl View {
     }
 
     /// Sets or deletes a key.
-    pub fn write(&mut self, key: Key, value: Option<Bytes>) -> Result<()> {
+    pub fn write(&mut self, key: &str, value: Option<&[u8]>) -> Result<()> {
         let limits = &self.spec.limits;
         let events = self.causes.len().max(1);
         let keys_max = (limits.state_keys as usize).saturating_mul(events);
         let bytes_max = usize::try_from(limits.state_bytes).unwrap_or(usize::MAX).saturating_mul(events);
-        let value_bytes = value.as_ref().map_or(0, Bytes::len);
+        let value_bytes = value.map_or(0, <[u8]>::len);
         check("a state key", "bytes", key.len(), STATE_KEY_BYTES_MAX)?;
         check("a state value", "bytes", value_bytes, STATE_VALUE_BYTES_MAX)?;
         let bytes = self.call.write_bytes + key.len() + value_bytes;
         check("limits.state", "bytes written by one event", bytes, bytes_max)?;
-        let key = StateKey { part: self.part.clone(), key };
-        self.call.check_keys(&key, keys_max)?;
+        self.check_keys(key, keys_max)?;
         self.call.write_bytes = bytes;
-        self.young.insert(key.clone(), value.clone());
-        self.call.writes.push((key, value));
+        self.young.put(KeyRef { part: &self.part, key }, value);
+        self.changes.writes.push(Write { part: &self.part, key, value });
         Ok(())
+    }
+
+    /// Counts a key that is to be written. As long as there are fewer writes than keys allowed, nobody needs to know
+    /// how many of them are of the same key.
+    fn check_keys(&mut self, key: &str, most: usize) -> Result<()> {
+        let (Call { first, keys, .. }, writes) = (&mut self.call, &self.changes.writes);
+        if writes.len() - *first < most {
+            return Ok(());
+        }
+        if keys.is_empty() {
+            // A call sees one part of the state.
+            keys.extend(writes.since(*first).map(|write| write.key.to_owned()));
+        }
+        keys.insert(key.to_owned());
+        check("limits.state-keys", "keys written by one event", keys.len(), most)
     }
 
     /// Emits an event to one of the granted streams.
@@ -362,26 +330,27 @@ impl View {
         Ok(self.knows == Knows::All)
     }
 
-    fn cached(&self, key: &str) -> Option<Option<Bytes>> {
+    fn cached(&self, key: &str) -> Option<Option<Vec<u8>>> {
         let key = KeyRef { part: &self.part, key };
-        self.young.entries.get(&key).or_else(|| self.old.entries.get(&key)).cloned()
+        let value = self.young.get(key).or_else(|| self.old.get(key))?;
+        Some(value.map(<[u8]>::to_vec))
     }
 
     /// Keeps what was read, unless one batch alone has read more than the cache is meant for.
-    fn remember(&mut self, key: Key, value: Option<Bytes>) {
-        if self.young.bytes > 2 * CACHE_GENERATION_BYTES {
+    fn remember(&mut self, key: &str, value: Option<&[u8]>) {
+        if self.young.bytes() > 2 * CACHE_GENERATION_BYTES {
             return;
         }
-        self.young.insert(StateKey { part: self.part.clone(), key }, value);
+        self.young.put(KeyRef { part: &self.part, key }, value);
     }
 
     /// What was written below a prefix and may not be in the store yet: the cache knows all of it.
     fn held(&self, prefix: &str, after: Option<&str>) -> Held {
-        let wanted = |key: &StateKey| {
-            key.part == self.part && key.key.starts_with(prefix) && after.is_none_or(|after| &*key.key > after)
+        let wanted = |KeyRef { part, key }: KeyRef<'_>| {
+            *part == *self.part && key.starts_with(prefix) && after.is_none_or(|after| key > after)
         };
-        let caches = self.old.entries.iter().chain(self.young.entries.iter());
-        caches.filter(|(key, _)| wanted(key)).map(|(key, value)| (key.key.clone(), value.clone())).collect()
+        let found = self.old.iter().chain(self.young.iter()).filter(|(key, _)| wanted(*key));
+        found.map(|(KeyRef { key, .. }, value)| (key.into(), value.map(Bytes::copy_from_slice))).collect()
     }
 }
 

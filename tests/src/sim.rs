@@ -282,7 +282,7 @@ impl Logic for CountAndEmit {
     async fn handle(&self, event: &Event, view: &mut View) -> Result<(), Failure> {
         let before = view.get(&event.foreign_id).await.map_err(infrastructure)?;
         let count = before.map_or(0, |bytes| u64::from_le_bytes(bytes[..].try_into().unwrap()));
-        view.write(event.foreign_id.clone(), Some(Bytes::copy_from_slice(&(count + 1).to_le_bytes()))).unwrap();
+        view.write(&event.foreign_id, Some(&(count + 1).to_le_bytes())).unwrap();
         if fastrand::u32(0..200) == 0 {
             return Err(failure(FailureKind::Retry, "by chance"));
         }

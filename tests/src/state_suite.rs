@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tendon::{
-    changes::{Changes, StateKey},
+    changes::{Changes, Write, Writes},
     error::Kind,
     limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX},
     store::{Commit, Scope, Store},
@@ -22,10 +22,9 @@ pub fn writes<'a>(
     part: &str,
     writes: impl IntoIterator<Item = (&'a str, Option<&'a [u8]>)>,
 ) -> Changes {
-    let write = |(key, value): (&str, Option<&[u8]>)| {
-        (StateKey { part: part.into(), key: key.into() }, value.map(Bytes::copy_from_slice))
-    };
-    Changes { consumer: Some(consumer.clone()), writes: writes.into_iter().map(write).collect(), emits: Vec::new() }
+    let mut all = Writes::default();
+    writes.into_iter().for_each(|(key, value)| all.push(Write { part, key, value }));
+    Changes { consumer: Some(consumer.clone()), writes: all, emits: Vec::new() }
 }
 
 /// The value of a key.

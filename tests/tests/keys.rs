@@ -2,7 +2,6 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use bytes::Bytes;
 use tendon::{
     backend::{Database, Options},
     clock::Clock,
@@ -26,7 +25,7 @@ async fn a_key_that_is_written_again_counts_once() {
         limits: Arc::new(Limits { state_keys: 3, ..Limits::default() }),
         clock: Clock::System,
     });
-    let mut write = |key: &str| view.write(key.to_owned().into(), Some(Bytes::from_static(b"x")));
+    let mut write = |key: &str| view.write(key, Some(b"x"));
     for key in ["a", "b", "c"] {
         for _ in 0..10 {
             write(key).unwrap();
@@ -37,5 +36,5 @@ async fn a_key_that_is_written_again_counts_once() {
     assert_eq!(error.kind(), Kind::Limit);
     assert_eq!(error.to_string(), "limits.state-keys: 4 keys written by one event, at most 3 are allowed");
     view.keep();
-    view.write("d".to_owned().into(), None).unwrap();
+    view.write("d", None).unwrap();
 }

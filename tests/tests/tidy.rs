@@ -24,8 +24,9 @@ const ABOVE_CORE: [&str; 9] = [
     "axum",
     "sqlx",
 ];
-const CORE: [&str; 18] = [
+const CORE: [&str; 19] = [
     "batch",
+    "cache",
     "changes",
     "clock",
     "committer",

@@ -34,8 +34,8 @@ fn spec(store: &Arc<dyn Store>) -> ViewSpec {
     }
 }
 
-async fn write(store: &dyn Store, view: &mut View, key: &str, value: Bytes) {
-    view.write(key.to_owned().into(), Some(value)).unwrap();
+async fn write(store: &dyn Store, view: &mut View, key: &str, value: &[u8]) {
+    view.write(key, Some(value)).unwrap();
     view.keep();
     commit(store, Commit { changes: view.take(), ..Commit::default() }).await.unwrap();
     view.committed();
@@ -46,12 +46,12 @@ async fn a_key_that_the_cache_has_forgotten_is_read_from_the_store() {
     let store = Database::open("memory:", Options::default()).await.unwrap().store();
     let mut view = view(&store);
     assert_eq!(view.get("first").await.unwrap(), None, "the state is empty, and the view learns so");
-    write(&*store, &mut view, "first", Bytes::from_static(b"kept")).await;
+    write(&*store, &mut view, "first", b"kept").await;
     for n in 0..20 {
-        write(&*store, &mut view, &format!("filling-{n}"), vec![0; VALUE_BYTES].into()).await;
+        write(&*store, &mut view, &format!("filling-{n}"), &[0; VALUE_BYTES]).await;
     }
     assert_eq!(view.get("first").await.unwrap().as_deref(), Some(&b"kept"[..]));
-    assert_eq!(view.get_many(vec!["first".into(), "never".into()]).await.unwrap()[1], None);
+    assert_eq!(view.get_many(&["first".into(), "never".into()]).await.unwrap()[1], None);
 }
 
 #[tokio::test]
@@ -59,11 +59,11 @@ async fn a_write_is_read_and_scanned_before_it_is_committed_and_over_what_is_sto
     let store = Database::open("memory:", Options::default()).await.unwrap().store();
     let mut first = view(&store);
     for key in ["a", "b", "d"] {
-        write(&*store, &mut first, key, Bytes::from_static(b"old")).await;
+        write(&*store, &mut first, key, b"old").await;
     }
     let mut view = view(&store);
-    view.write("b".into(), None).unwrap();
-    view.write("c".into(), Some(Bytes::from_static(b"new"))).unwrap();
+    view.write("b", None).unwrap();
+    view.write("c", Some(b"new")).unwrap();
     assert_eq!(view.get("b").await.unwrap(), None);
     let keys = |found: Vec<(_, Bytes)>| {
         found.iter().map(|(key, _): &(tendon::store::Key, _)| key.to_string()).collect::<Vec<_>>()
@@ -78,7 +78,7 @@ async fn a_view_that_takes_over_knows_what_was_written_and_is_not_in_the_store_y
     let store = Database::open("memory:", Options::default()).await.unwrap().store();
     let mut old = view(&store);
     assert_eq!(old.get("b").await.unwrap(), None);
-    old.write("a".into(), Some(Bytes::from_static(b"1"))).unwrap();
+    old.write("a", Some(b"1")).unwrap();
     old.keep();
     assert!(!old.is_clean(), "its write is in no commit yet");
     let in_flight: Changes = old.take();

@@ -21,6 +21,7 @@ use std::{cmp::Ordering, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
+    changes::Write,
     deployment::LegacyCursor,
     error::{Error, Result},
     event::Cursor,
@@ -260,10 +261,10 @@ fn check(commit: &Commit) -> Result<()> {
     if commit.changes.consumer.is_none() && !commit.changes.writes.is_empty() {
         return Err(Error::invalid(format!("{}: state without the consumer whose it is", label(commit))));
     }
-    for (key, value) in &commit.changes.writes {
-        let value_bytes = value.as_ref().map_or(0, Bytes::len);
+    for Write { key, value, .. } in commit.changes.writes.iter() {
+        let value_bytes = value.map_or(0, <[u8]>::len);
         for (what, found, most) in
-            [("key", key.key.len(), STATE_KEY_BYTES_MAX), ("value", value_bytes, STATE_VALUE_BYTES_MAX)]
+            [("key", key.len(), STATE_KEY_BYTES_MAX), ("value", value_bytes, STATE_VALUE_BYTES_MAX)]
         {
             if found > most {
                 let label = label(commit);

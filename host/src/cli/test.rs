@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Ctx, build, output::Format, problem::Exit};
 use crate::{
     backend::{Database, Options, Order},
-    changes::{Changes, Emit},
+    changes::{Changes, Emit, Write},
     clock::Clock,
     config::{self, Components, Config, resolved::Consumer},
     deployment::Spec,
@@ -182,7 +182,7 @@ impl Tester {
         let effect = Effect {
             event: event.id.to_string(),
             failure: handled.failure.map(|failure| format!("{}: {}", failure.kind.code(), failure.message)),
-            state: writes.iter().map(|(key, value)| (key.key.to_string(), value.as_deref().map(readable))).collect(),
+            state: writes.iter().map(|Write { key, value, .. }| (key.to_owned(), value.map(readable))).collect(),
             emitted: emits.iter().map(Emitted::from).collect(),
         };
         let changes = Changes { emits: Vec::new(), ..handled.changes };

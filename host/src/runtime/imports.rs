@@ -55,8 +55,8 @@ impl Ctx {
         }
     }
 
-    fn write(&mut self, key: String, value: Option<Vec<u8>>) -> Result<(), Stop> {
-        Ok(self.view.write(key.into(), value.map(Bytes::from))?)
+    fn write(&mut self, key: &str, value: Option<&[u8]>) -> Result<(), Stop> {
+        Ok(self.view.write(key, value)?)
     }
 }
 
@@ -65,28 +65,27 @@ impl state::Host for Ctx {
         self.require_readable()?;
         let value = self.view.get(&key).await;
         self.meter.resume();
-        Ok(value.map_err(Stop::from)?.map(Vec::from))
+        Ok(value.map_err(Stop::from)?)
     }
 
     async fn get_many(&mut self, keys: Vec<String>) -> wasmtime::Result<Vec<Option<Vec<u8>>>> {
         self.require_readable()?;
-        let keys = keys.into_iter().map(Into::into).collect();
-        let values = self.view.get_many(keys).await;
+        let values = self.view.get_many(&keys).await;
         self.meter.resume();
-        Ok(values.map_err(Stop::from)?.into_iter().map(|value| value.map(Vec::from)).collect())
+        Ok(values.map_err(Stop::from)?)
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<()> {
         self.count_host_call()?;
         self.require_event("state can be written")?;
-        Ok(self.write(key, Some(value))?)
+        Ok(self.write(&key, Some(&value))?)
     }
 
     fn set_many(&mut self, entries: Vec<types::Entry>) -> wasmtime::Result<()> {
         self.count_host_call()?;
         self.require_event("state can be written")?;
         for entry in entries {
-            self.write(entry.key, Some(entry.value))?;
+            self.write(&entry.key, Some(&entry.value))?;
         }
         Ok(())
     }
@@ -94,7 +93,7 @@ impl state::Host for Ctx {
     fn delete(&mut self, key: String) -> wasmtime::Result<()> {
         self.count_host_call()?;
         self.require_event("state can be written")?;
-        Ok(self.write(key, None)?)
+        Ok(self.write(&key, None)?)
     }
 
     async fn scan(&mut self, prefix: String, after: Option<String>, limit: u32) -> wasmtime::Result<Vec<types::Entry>> {

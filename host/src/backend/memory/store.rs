@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{Memory, Tables, no_stream};
 use crate::{
     backend::{self, cursor_at},
-    changes::{Emit, StateKey},
+    changes::{Emit, StateKey, Write},
     deployment::Deployment,
     error::{Error, Kind, Result},
     event::{Event, EventId},
@@ -164,10 +164,10 @@ impl Tables {
 
     fn apply(&mut self, commit: &Commit) {
         let Some(consumer) = &commit.changes.consumer else { return };
-        for (key, value) in &commit.changes.writes {
-            let row = (consumer.clone(), key.clone());
+        for Write { part, key, value } in commit.changes.writes.iter() {
+            let row = (consumer.clone(), StateKey { part: part.into(), key: key.into() });
             match value {
-                Some(value) => drop(self.state.insert(row, value.clone())),
+                Some(value) => drop(self.state.insert(row, Bytes::copy_from_slice(value))),
                 None => drop(self.state.remove(&row)),
             }
         }

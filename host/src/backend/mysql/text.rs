@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 /// What a packet has beside its statement, and some.
 const PACKET_REST: usize = 1024;
 
+/// So many bytes become digits at once.
+const DIGITS_BYTES: usize = 64;
+
 /// Rows, as few statements as the server's packets allow.
 pub(super) struct Batches {
     head: String,
@@ -70,6 +73,13 @@ impl Row {
         Self("(".to_owned())
     }
 
+    /// A row that begins as this one does, with room for what follows.
+    pub(super) fn copy(&self, room: usize) -> Self {
+        let mut text = String::with_capacity(self.0.len() + room);
+        text.push_str(&self.0);
+        Self(text)
+    }
+
     /// A name: letters, digits and dashes.
     pub(super) fn name(self, name: &str) -> Self {
         self.value(|text| write!(text, "'{name}'"))
@@ -121,12 +131,14 @@ pub(super) fn literal(bytes: &[u8]) -> String {
 }
 
 fn push_literal(text: &mut String, bytes: &[u8]) {
-    let digit = |four: u8| char::from_digit(u32::from(four), 16).unwrap_or_default();
     text.reserve(2 * bytes.len() + 3);
     text.push_str("x'");
-    for byte in bytes {
-        text.push(digit(byte >> 4));
-        text.push(digit(byte & 15));
+    let mut digits = [0; 2 * DIGITS_BYTES];
+    for bytes in bytes.chunks(DIGITS_BYTES) {
+        // Two digits for each byte have room, and are letters of ASCII.
+        let digits = digits.get_mut(..2 * bytes.len()).unwrap_or_default();
+        let _ = hex::encode_to_slice(bytes, digits);
+        text.push_str(str::from_utf8(digits).unwrap_or_default());
     }
     text.push('\'');
 }

@@ -5,7 +5,6 @@
 
 use std::fmt::Write as _;
 
-use bytes::Bytes;
 use sqlx::{AssertSqlSafe, Postgres as Driver, postgres::PgArguments, query::Query};
 
 use super::{
@@ -14,7 +13,7 @@ use super::{
 };
 use crate::{
     backend::{Order, foreign::to_trace, item, row::status_text},
-    changes::{Emit, StateKey},
+    changes::{Emit, Write, latest},
     error::{Error, Result},
     store::Committed,
 };
@@ -258,11 +257,11 @@ impl<'a> Writes<'a> {
         let changes = &item.commit.changes;
         self.tenants.push(changes.consumer.as_ref().map_or("", |consumer| consumer.tenant.0.as_str()));
         self.consumers.push(changes.consumer.as_ref().map_or("", |consumer| consumer.name.as_str()));
-        for (StateKey { part, key }, value) in &changes.writes {
+        for Write { part, key, value } in latest(changes.writes.iter()) {
             self.item.push(number);
             self.part.push(part.as_bytes());
             self.key.push(key.as_bytes());
-            self.value.push(value.as_ref().map(Bytes::as_ref));
+            self.value.push(value);
             self.has_deletes |= value.is_none();
         }
     }

@@ -2,7 +2,6 @@
 //! where each piece is. JSON itself holds no bytes that a user chose. (Measured with 250 state writes: 1.2 µs a write; a
 //! statement for each costs 9 to 13.)
 
-use bytes::Bytes;
 use bytestring::ByteString;
 use serde_json::{Value, json};
 
@@ -83,7 +82,7 @@ pub(super) const DELETE_STATE: &str = "
     )";
 
 /// One key of a state, with its value or none.
-pub(super) type Write<'a> = (&'a ConsumerId, &'a StateKey, Option<&'a Bytes>);
+pub(super) type Write<'a> = (&'a ConsumerId, &'a StateKey, Option<&'a [u8]>);
 
 /// The parameters of `SET_STATE` and `DELETE_STATE`. The writes are in the table's order, so that neighbours meet the same
 /// page, and a part is named once.
@@ -94,8 +93,7 @@ pub(super) fn state(writes: &[Write<'_>]) -> Result<Parameters> {
         let at = arena.push(part.as_bytes());
         let mut packed = Vec::with_capacity(same.len());
         for (_, StateKey { key, .. }, value) in same {
-            let value = value.map_or(&[][..], |value| value);
-            packed.push(pack(&mut arena, key, value));
+            packed.push(pack(&mut arena, key, value.unwrap_or_default()));
         }
         parts.push(json!([consumer.tenant, consumer.name, at, part.len(), packed]));
     }

@@ -13,7 +13,7 @@ use bytestring::ByteString;
 use hashbrown::HashMap;
 
 use crate::{
-    changes::StateKey,
+    changes::{StateKey, Write},
     error::{Error, Result},
     scan::Held,
     store::{Key, Scope},
@@ -28,13 +28,13 @@ const SLICE_WEIGHT_MIN: usize = 96 * 1024;
 const WRITE_WEIGHT: usize = 96;
 
 /// The writes of one row of the log, by consumers.
-pub(super) type Logged<'a> = Vec<(&'a ConsumerId, Vec<(&'a StateKey, &'a Option<Bytes>)>)>;
+pub(super) type Logged<'a> = Vec<(&'a ConsumerId, Vec<Write<'a>>)>;
 
-/// The same, read back.
-type Writes = Vec<(StateKey, Option<Bytes>)>;
+/// What a part of a state holds.
+type Entries = HashMap<Key, Option<Box<[u8]>>>;
 
 /// What a consumer has written, by parts of its state.
-type Parts = HashMap<ByteString, HashMap<Key, Option<Bytes>>>;
+type Parts = HashMap<ByteString, Entries>;
 
 /// See the module.
 #[derive(Default)]
@@ -62,42 +62,34 @@ struct Sweep {
 
 /// What a commit folds.
 pub(super) struct Slice {
-    pub(super) writes: Vec<(ConsumerId, StateKey, Option<Bytes>)>,
+    pub(super) writes: Vec<(ConsumerId, StateKey, Option<Box<[u8]>>)>,
     /// The rows of the log up to this one have no more to tell.
     pub(super) done: Option<i64>,
 }
 
 /// What becomes true here with a commit.
 pub(super) struct Written {
-    row: i64,
-    weight: usize,
-    writes: Vec<(ConsumerId, Writes)>,
-    slice: Option<Slice>,
-}
-
-impl Written {
-    pub(super) fn new(row: i64, logged: &Logged<'_>, slice: Option<Slice>) -> Self {
-        let own = |(key, value): &(&StateKey, &Option<Bytes>)| ((*key).clone(), (*value).clone());
-        let writes = logged.iter().map(|(consumer, writes)| ((*consumer).clone(), writes.iter().map(own).collect()));
-        Self { row, weight: weight(logged), writes: writes.collect(), slice }
-    }
+    /// The row that it adds to the log, and its bytes.
+    pub(super) row: i64,
+    pub(super) bytes: Vec<u8>,
+    pub(super) slice: Option<Slice>,
 }
 
 impl Recent {
     /// What is held of keys, and a mark for `covers`.
     pub(super) fn look(&self, scope: &Scope, keys: &[Key]) -> (Vec<Option<Option<Bytes>>>, u64) {
         let part = self.part(scope);
-        (keys.iter().map(|key| part?.get(key).cloned()).collect(), self.reloads)
+        (keys.iter().map(|key| Some(shared(part?.get(key)?))).collect(), self.reloads)
     }
 
     /// What is held of a scope with this prefix, after a key. With it the mark.
     pub(super) fn range(&self, scope: &Scope, prefix: &str, after: Option<&str>) -> (Held, u64) {
         let wanted = |key: &Key| key.starts_with(prefix) && after.is_none_or(|after| &**key > after);
         let entries = self.part(scope).into_iter().flatten().filter(|(key, _)| wanted(key));
-        (entries.map(|(key, value)| (key.clone(), value.clone())).collect(), self.reloads)
+        (entries.map(|(key, value)| (key.clone(), shared(value))).collect(), self.reloads)
     }
 
-    fn part(&self, scope: &Scope) -> Option<&HashMap<Key, Option<Bytes>>> {
+    fn part(&self, scope: &Scope) -> Option<&Entries> {
         self.entries.get(&scope.consumer)?.get(&scope.part)
     }
 
@@ -116,28 +108,19 @@ impl Recent {
     /// The transaction has ended, and took place if there is something written.
     pub(super) fn end(&mut self, written: Option<Written>) {
         self.writing = None;
-        let Some(Written { row, weight, writes, slice }) = written else { return };
-        self.last = row;
+        let Some(Written { row, bytes, slice }) = written else { return };
         if let Some(slice) = slice {
             self.fold(slice);
         }
-        for (consumer, writes) in writes {
-            self.insert(consumer, writes);
-        }
-        self.add_row(row, weight);
+        // A row that cannot be read is one that is not known here: whoever reads next takes the log in, and says so.
+        let _ = self.take_in(row, &bytes);
     }
 
     /// Takes the whole log in, as another process has left it.
     pub(super) fn load(&mut self, rows: Vec<(i64, Vec<u8>)>) -> Result<()> {
         let mut fresh = Self { reloads: self.reloads + 1, writing: self.writing, ..Self::default() };
         for (row, bytes) in rows {
-            let logged: Vec<(ConsumerId, Writes)> = postcard::from_bytes(&bytes)
-                .map_err(|error| Error::corrupt(format!("row {row} of the state's log")).because(error))?;
-            fresh.add_row(row, bytes.len());
-            for (consumer, writes) in logged {
-                fresh.insert(consumer, writes);
-            }
-            fresh.last = row;
+            fresh.take_in(row, &bytes)?;
         }
         *self = fresh;
         Ok(())
@@ -157,7 +140,7 @@ impl Recent {
             }
             let entry = self.entries.get(consumer).and_then(|parts| parts.get(&key.part)?.get(&key.key));
             let value = entry.cloned().unwrap_or_default();
-            weight += weight_of(key, &value);
+            weight += weight_of(&Write { part: &key.part, key: &key.key, value: value.as_deref() });
             writes.push((consumer.clone(), key.clone(), value));
         }
         let done = (writes.len() == keys.len()).then_some(*until);
@@ -170,7 +153,7 @@ impl Recent {
         consumers.sort_unstable_by_key(|(consumer, _)| *consumer);
         let mut all = VecDeque::new();
         for (consumer, parts) in consumers {
-            let keys = |(part, entries): (&ByteString, &HashMap<Key, _>)| -> Vec<StateKey> {
+            let keys = |(part, entries): (&ByteString, &Entries)| -> Vec<StateKey> {
                 entries.keys().map(|key| StateKey { part: part.clone(), key: key.clone() }).collect()
             };
             let mut keys: Vec<StateKey> = parts.iter().flat_map(keys).collect();
@@ -197,25 +180,44 @@ impl Recent {
         }
     }
 
-    fn insert(&mut self, consumer: ConsumerId, writes: Writes) {
-        let parts = self.entries.entry(consumer).or_default();
-        for (StateKey { part, key }, value) in writes {
-            parts.entry(part).or_default().insert(key, value);
+    /// Takes in the next row of the log.
+    fn take_in(&mut self, row: i64, bytes: &[u8]) -> Result<()> {
+        let logged: Vec<(ConsumerId, Vec<Write<'_>>)> = postcard::from_bytes(bytes)
+            .map_err(|error| Error::corrupt(format!("row {row} of the state's log")).because(error))?;
+        let mut weight = 0;
+        for (consumer, writes) in logged {
+            let parts = self.entries.entry(consumer).or_default();
+            for write in writes {
+                weight += weight_of(&write);
+                let part = parts.entry_ref(write.part).or_default();
+                overwrite(part.entry_ref(write.key).or_default(), write.value);
+            }
         }
-    }
-
-    fn add_row(&mut self, row: i64, weight: usize) {
         self.log.push_back((row, weight));
         self.log_weight += weight;
+        self.last = row;
+        Ok(())
     }
+}
+
+/// Puts a value in the place of another one: where both are as long as each other, in its memory, too.
+fn overwrite(held: &mut Option<Box<[u8]>>, value: Option<&[u8]>) {
+    match (held, value) {
+        (Some(held), Some(value)) if held.len() == value.len() => held.copy_from_slice(value),
+        (held, value) => *held = value.map(Box::from),
+    }
+}
+
+fn shared(value: &Option<Box<[u8]>>) -> Option<Bytes> {
+    value.as_deref().map(Bytes::copy_from_slice)
 }
 
 fn weight(logged: &Logged<'_>) -> usize {
-    logged.iter().flat_map(|(_, writes)| writes).map(|(key, value)| weight_of(key, value)).sum()
+    logged.iter().flat_map(|(_, writes)| writes).map(weight_of).sum()
 }
 
-fn weight_of(key: &StateKey, value: &Option<Bytes>) -> usize {
-    WRITE_WEIGHT + key.part.len() + key.key.len() + value.as_ref().map_or(0, Bytes::len)
+fn weight_of(Write { part, key, value }: &Write<'_>) -> usize {
+    WRITE_WEIGHT + part.len() + key.len() + value.map_or(0, <[u8]>::len)
 }
 
 #[cfg(test)]
@@ -227,8 +229,7 @@ mod tests {
     fn a_row_that_is_open_counts_only_once_all_before_it_are_known() {
         let consumer = ConsumerId { tenant: TenantId::default(), name: "c".parse().unwrap() };
         let scope = Scope { consumer: consumer.clone(), part: ByteString::new() };
-        let (key, value) = (StateKey { part: ByteString::new(), key: "k".into() }, Some(Bytes::from_static(b"theirs")));
-        let theirs: Logged<'_> = vec![(&consumer, vec![(&key, &value)])];
+        let theirs: Logged<'_> = vec![(&consumer, vec![Write { part: "", key: "k", value: Some(b"theirs") }])];
         let mut recent = Recent::default();
         let (_, before) = recent.look(&scope, &["k".into()]);
         // Another process has written row 1: until it is taken in, whoever sees it must not trust what was looked up.
@@ -238,7 +239,7 @@ mod tests {
         assert!(recent.begin(2));
         assert!(!recent.covers(1, before));
         let (held, after) = recent.look(&scope, &["k".into()]);
-        assert_eq!(held, [Some(value)]);
+        assert_eq!(held, [Some(Some(Bytes::from_static(b"theirs")))]);
         assert!(recent.covers(2, after));
         recent.end(None);
         assert!(recent.covers(1, after) && !recent.covers(2, after));

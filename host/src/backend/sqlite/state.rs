@@ -13,6 +13,7 @@ use super::{
     transaction::Transaction,
 };
 use crate::{
+    changes::latest,
     error::{Error, Result},
     scan,
     store::{Key, Scope},
@@ -67,16 +68,16 @@ impl Sqlite {
             return Ok(());
         }
         let failed = |error| self.failed("commit to", error);
-        let writes =
+        let bytes =
             postcard::to_allocvec(&logged).map_err(|error| Error::corrupt("state cannot be encoded").because(error))?;
-        if writes.len() > STATEMENT_BYTES_MAX {
-            let found = writes.len();
+        if bytes.len() > STATEMENT_BYTES_MAX {
+            let found = bytes.len();
             return Err(Error::limit(format!(
                 "a commit has {found} bytes of state, at most {STATEMENT_BYTES_MAX} fit"
             )));
         }
         self.0.failpoints.hit("sqlite state")?;
-        let added = sqlx::query(LOG).bind(writes).execute(open.connection()).await.map_err(failed)?;
+        let added = sqlx::query(LOG).bind(bytes.clone()).execute(open.connection()).await.map_err(failed)?;
         let row = added.last_insert_rowid();
         if !self.recent().begin(row) {
             self.0.failpoints.hit("sqlite state log")?;
@@ -87,13 +88,13 @@ impl Sqlite {
         if let Some(slice) = &slice {
             self.fold(open, slice).await?;
         }
-        open.written = Some(Written::new(row, &logged, slice));
+        open.written = Some(Written { row, bytes, slice });
         Ok(())
     }
 
     async fn fold(&self, open: &mut Transaction<'_>, slice: &Slice) -> Result<()> {
         let failed = |error| self.failed("commit to", error);
-        let writes = slice.writes.iter().map(|(consumer, key, value)| (consumer, key, value.as_ref()));
+        let writes = slice.writes.iter().map(|(consumer, key, value)| (consumer, key, value.as_deref()));
         let (sets, deletes): (Vec<_>, Vec<_>) = writes.partition(|(.., value)| value.is_some());
         let both = [("sqlite fold", encode::SET_STATE, sets), ("sqlite fold deletes", encode::DELETE_STATE, deletes)];
         for (point, sql, writes) in both {
@@ -168,7 +169,7 @@ impl Sqlite {
 /// What commits write to the state.
 fn logged<'a>(items: &[&Item<'a>]) -> Logged<'a> {
     let writers = items.iter().filter_map(|item| Some((item.commit.changes.consumer.as_ref()?, &item.commit.changes)));
-    let logged = writers.map(|(consumer, changes)| (consumer, changes.writes.iter().collect()));
+    let logged = writers.map(|(consumer, changes)| (consumer, latest(changes.writes.iter())));
     logged.filter(|(_, writes): &(_, Vec<_>)| !writes.is_empty()).collect()
 }
 
