@@ -4,7 +4,7 @@
 //! and committing overlap: one commit is in flight while the next batch is gathered. Whatever goes wrong ends
 //! the run, and with it everything in memory; the next run begins from the row.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use tokio::{
     sync::watch,
@@ -14,9 +14,10 @@ use tokio::{
 use crate::{
     batch::{self, Gathered},
     changes::Changes,
-    deployment::{Filter, Spec},
+    deployment::Spec,
     error::{Error, Result},
     event::Event,
+    filter::Matcher,
     handler::{Failure, FailureKind, Handled, Handler},
     in_flight::{InFlight, Submitted},
     policy::{self, Decision},
@@ -63,6 +64,7 @@ enum Next {
 struct Run<'a> {
     shard: &'a mut Shard,
     version: Arc<Version>,
+    matcher: Matcher,
     events: Subscription,
     handler: Option<Box<dyn Handler>>,
     /// The row as it is once the commit in flight stands.
@@ -98,6 +100,7 @@ impl<'a> Run<'a> {
         let mut run = Self {
             events: shard.tailer.subscribe(next_row.cursor.clone()),
             version: version.clone(),
+            matcher: Matcher::new(&version.spec.filter),
             shard,
             handler: None,
             row,
@@ -148,8 +151,8 @@ impl<'a> Run<'a> {
 
     /// Handles the events of a piece, committing whenever that is due. Gives a reason when the shard must stop.
     async fn handle(&mut self, piece: &Piece) -> Result<Option<Stop>> {
-        let matching = select(&self.version.spec.filter, piece.events());
-        let mut rest: &[Event] = &matching;
+        let selected = self.matcher.select(piece.events());
+        let mut rest: &[Event] = &selected.matching;
         while let Some(first) = rest.first() {
             let handled = self.call(rest).await?;
             let (done, open) = rest.split_at(handled.done.min(rest.len()));
@@ -173,7 +176,12 @@ impl<'a> Run<'a> {
                 return Ok(Some(Stop::Asked));
             }
         }
-        self.skip(piece.events(), matching.len());
+        let (seen, unseen) = piece.events().split_at(selected.seen);
+        self.skip(seen, selected.matching.len());
+        if let (Some(message), Some(event)) = (selected.failure, unseen.first()) {
+            let failure = Failure { kind: FailureKind::Filter, index: 0, message, after: None };
+            return self.failed(failure, 0, event).await;
+        }
         if batch::is_due(&self.version.spec.batch, &self.gathered, false) {
             self.commit().await?;
         }
@@ -349,11 +357,12 @@ impl<'a> Run<'a> {
 
     fn adopt(&mut self, version: Arc<Version>) {
         let digest = version.factory.digest();
-        self.next_row = policy::standing(&self.next_row, digest);
+        self.next_row = policy::standing(&self.next_row, digest, version.epoch);
         self.next_row.digest = Some(digest);
         self.next_row.epoch = version.epoch;
         self.row_is_due |= self.next_row != self.row;
         self.handler = None;
+        self.matcher = Matcher::new(&version.spec.filter);
         self.version = version;
     }
 
@@ -377,13 +386,6 @@ impl<'a> Run<'a> {
             clock: self.shard.clock,
         }
     }
-}
-
-fn select<'e>(filter: &Filter, events: &'e [Event]) -> Cow<'e, [Event]> {
-    if filter.types.is_empty() {
-        return Cow::Borrowed(events);
-    }
-    events.iter().filter(|event| filter.types.contains(&event.r#type)).cloned().collect()
 }
 
 /// Waits until the shard is to stop; whoever could ask for it being gone means the same.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     batch::BatchPolicy,
     event::{Cursor, Timestamp},
+    filter::Filter,
     limits::Limits,
     policy::RetryPolicy,
     store::{Digest, Epoch},
@@ -24,13 +25,6 @@ pub enum StateScope {
     Key,
     /// One state per shard.
     Shard,
-}
-
-/// Which events a consumer is called with; the others move its cursor.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Filter {
-    /// Only these types; all where it is empty.
-    pub types: Vec<i32>,
 }
 
 /// A consumer's row in a cursors table of reflex, in the database of its store.

@@ -76,6 +76,8 @@ pub enum FailureKind {
     Limit,
     /// It used what was not granted: no further attempt, it would do so again.
     Denied,
+    /// The filter has no answer for it: no further attempt, it would have none again.
+    Filter,
     /// The store or the host failed it. Not the event's fault.
     Infrastructure(Error),
 }
@@ -90,6 +92,7 @@ impl FailureKind {
             Self::Timeout => "timeout",
             Self::Limit => "limit",
             Self::Denied => "denied",
+            Self::Filter => "filter",
             Self::Infrastructure(_) => "infrastructure",
         }
     }

@@ -8,6 +8,7 @@
 //! | [`tenant`], [`event`], [`error`] | names, events, the one error |
 //! | [`source`], [`store`] | the two ports; [`changes`] and [`deployment`] are what a commit carries |
 //! | [`handler`], [`view`], [`limits`] | whatever handles events, its view of the state, what it may use; `cache` is what a view remembers, `scan` merges it with a store |
+//! | [`filter`] | which events a consumer is called with |
 //! | [`policy`], [`batch`], [`clock`] | the loop's decisions, as pure functions, and its time |
 //! | [`tailer`] | reads a stream once for all its consumers |
 //! | [`committer`] | merges the commits of many shards into one transaction |
@@ -40,6 +41,7 @@ pub mod deployment;
 pub mod error;
 pub mod event;
 pub mod event_file;
+pub mod filter;
 pub mod handler;
 pub mod head;
 pub mod host;

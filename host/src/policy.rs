@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     event::{EventId, Timestamp},
     handler::{Failure, FailureKind},
-    store::{Digest, Position, Reason, Status},
+    store::{Digest, Epoch, Position, Reason, Status},
 };
 
 /// What happens when an event fails: exponential backoff, then the consumer blocks.
@@ -42,7 +42,9 @@ pub enum Decision {
 
 /// What to do about an event that has now failed `attempts` times; `random` is in 0..1.
 pub fn after_failure(policy: &RetryPolicy, attempts: u32, failure: &Failure, random: f64) -> Decision {
-    if matches!(failure.kind, FailureKind::Reject | FailureKind::Denied) || attempts >= policy.attempts {
+    if matches!(failure.kind, FailureKind::Reject | FailureKind::Denied | FailureKind::Filter)
+        || attempts >= policy.attempts
+    {
         return Decision::Block;
     }
     let wait = backoff(policy, attempts, random);
@@ -68,11 +70,14 @@ pub fn reason(failure: &Failure, event: &EventId, now: Timestamp) -> Reason {
     }
 }
 
-/// The row as a component may run it: one that has never run there starts anew where another one was blocked. A
-/// pause stays, whoever comes.
-pub fn standing(position: &Position, digest: Digest) -> Position {
+/// The row as a deployment may run it: a component that has never run there starts anew where another one was blocked, and
+/// so does a new filter where an older deployment's had no answer. A pause stays, whoever comes.
+pub fn standing(position: &Position, digest: Digest, epoch: Epoch) -> Position {
     let mut position = position.clone();
-    if position.digest.is_some_and(|before| before != digest) && position.status != Status::Paused {
+    let is_of_the_filter = |reason: &Reason| reason.code == FailureKind::Filter.code();
+    let is_new = position.digest.is_some_and(|before| before != digest)
+        || position.epoch < epoch && position.reason.as_ref().is_some_and(is_of_the_filter);
+    if is_new && position.status != Status::Paused {
         position.status = Status::Running;
         position.reason = None;
         position.attempts = 0;
@@ -83,6 +88,10 @@ pub fn standing(position: &Position, digest: Digest) -> Position {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        store::Fence,
+        tenant::{ConsumerId, ShardId, TenantId},
+    };
 
     fn failure(kind: FailureKind, after_ms: Option<u64>) -> Failure {
         Failure { kind, index: 0, message: String::new(), after: after_ms.map(Duration::from_millis) }
@@ -108,11 +117,35 @@ mod tests {
 
     #[test]
     fn the_last_attempt_a_reject_and_what_was_not_granted_block() {
-        assert_eq!(after_failure(&steady(), 1, &failure(FailureKind::Denied, None), 0.0), Decision::Block);
+        for kind in [FailureKind::Denied, FailureKind::Filter] {
+            assert_eq!(after_failure(&steady(), 1, &failure(kind, None), 0.0), Decision::Block);
+        }
         let retry = failure(FailureKind::Retry, None);
         assert!(matches!(after_failure(&steady(), 7, &retry, 0.0), Decision::Retry(_)));
         assert_eq!(after_failure(&steady(), 8, &retry, 0.0), Decision::Block);
         assert_eq!(after_failure(&steady(), 1, &failure(FailureKind::Reject, None), 0.0), Decision::Block);
+    }
+
+    #[test]
+    fn what_was_blocked_runs_again_where_its_reason_is_gone() {
+        let shard =
+            ShardId { consumer: ConsumerId { tenant: TenantId::default(), name: "c".parse().unwrap() }, index: 0 };
+        let (old, new) = (Digest([1; 32]), Digest([2; 32]));
+        let blocked = |kind| Position {
+            status: Status::Blocked,
+            reason: Some(reason(&failure(kind, None), &EventId("7".into()), Timestamp(0))),
+            attempts: 8,
+            digest: Some(old),
+            epoch: Epoch(3),
+            ..Position::start(shard.clone(), Fence(1))
+        };
+        let stands = |kind, digest, epoch| standing(&blocked(kind), digest, epoch).status == Status::Blocked;
+        assert!(stands(FailureKind::Trap, old, Epoch(4)), "another deployment of the same component");
+        assert!(!stands(FailureKind::Trap, new, Epoch(4)), "another component");
+        assert!(stands(FailureKind::Filter, old, Epoch(3)), "a host that starts again");
+        assert!(!stands(FailureKind::Filter, old, Epoch(4)), "another deployment, and so perhaps another filter");
+        let paused = Position { status: Status::Paused, ..blocked(FailureKind::Filter) };
+        assert_eq!(standing(&paused, new, Epoch(4)).status, Status::Paused);
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use tendon::{
     batch::BatchPolicy,
-    deployment::{Deployment, Filter, Spec, StateScope},
+    deployment::{Deployment, Spec, StateScope},
     event::{Cursor, Timestamp},
+    filter::Filter,
     limits::Limits,
     policy::RetryPolicy,
     store::{Digest, Epoch},
@@ -24,7 +25,7 @@ pub fn deployment(consumer: &ConsumerId, component: &[u8]) -> Deployment {
             stream: stream("in"),
             store: name("main"),
             start: Cursor(vec![0xff, 0].into()),
-            filter: Filter { types: vec![-1, 5] },
+            filter: Filter { types: vec![-1, 5], foreign_ids: vec!["a".into()], r#where: Some("type == 5".into()) },
             state: StateScope::Key,
             shards: 1,
             batch: BatchPolicy::default(),

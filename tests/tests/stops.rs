@@ -30,6 +30,37 @@ fn an_operator_reaches_a_consumer_that_waits_for_its_next_attempt() {
     assert_eq!((&again["status"], &again["reason"]["code"]), (&json!("running"), &json!("retry")));
 }
 
+#[test]
+fn a_filter_that_has_no_answer_for_an_event_blocks_until_another_one_has() {
+    let with = |filter: &str| CONFIG.replace("\"fail\"", "\"counter\"") + "[consumer.subject.filter]\n" + filter;
+    let project = Project::new(&with("where = 'metadata.n >= 2'"));
+    let host = project.host();
+    for n in [1, 2, 3] {
+        project.append("events", &json!({ "n": n }));
+    }
+    project.append("events", &json!({}));
+    let blocked = project.status("subject", "blocked");
+    assert_eq!((&blocked["cursor"], &blocked["attempts"]), (&json!("3"), &json!(1)));
+    assert_eq!((&blocked["reason"]["code"], &blocked["reason"]["event"]), (&json!("filter"), &json!("4")));
+    let says = blocked["reason"]["message"].as_str().unwrap();
+    assert!(says.contains("has(metadata.x)"), "{says}");
+    let count = || project.json(&["state", "get", "subject", "a"])["value"].clone();
+    assert_eq!(count(), 2, "what was left out never came to the guest");
+
+    project.write("tendon.toml", with("where = 'has(metadata.n) && metadata.n >= 2'\nforeign-ids = ['a']"));
+    host.line("changed subject");
+    project.consumer("subject", "past it", |consumer| consumer["cursor"] == "4" && consumer["status"] == "running");
+    project.append("events", &json!({ "n": 4 }));
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "5");
+    assert_eq!(count(), 3);
+
+    project.write("tendon.toml", with("foreign-ids = ['b']"));
+    host.line("changed subject");
+    project.append("events", &json!({ "n": 5 }));
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "6");
+    assert_eq!(count(), 3, "it is about another one");
+}
+
 #[tokio::test]
 async fn a_consumer_whose_store_fails_is_stalled_and_runs_again_by_itself() {
     let project = Project::new(&CONFIG.replace("\"fail\"", "\"counter\""));

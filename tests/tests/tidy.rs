@@ -24,7 +24,7 @@ const ABOVE_CORE: [&str; 9] = [
     "axum",
     "sqlx",
 ];
-const CORE: [&str; 19] = [
+const CORE: [&str; 20] = [
     "batch",
     "cache",
     "changes",
@@ -34,6 +34,7 @@ const CORE: [&str; 19] = [
     "deployment",
     "error",
     "event",
+    "filter",
     "handler",
     "limits",
     "metrics",

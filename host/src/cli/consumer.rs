@@ -13,6 +13,7 @@ use super::{
 use crate::{
     config::{show_duration, show_size},
     error::Result,
+    filter::Filter,
     server::views::{ConsumerDetail, ConsumerView, known},
 };
 
@@ -130,6 +131,7 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
     ]);
     if let Some(spec) = &detail.spec {
         let limits = &spec.limits;
+        lines.extend((spec.filter != Filter::default()).then(|| ("filter", spec.filter.to_string())));
         lines.push(("state", format!("{:?}", spec.state).to_lowercase()));
         lines.push((
             "limits",

@@ -206,6 +206,13 @@ pub struct Filter {
     /// Only these types. Default all.
     #[schemars(example = [1, 2])]
     pub types: Option<Vec<i64>>,
+    /// Only these foreign ids. Default all.
+    #[schemars(example = ["us1", "us2"])]
+    pub foreign_ids: Option<Vec<String>>,
+    /// Only events for which this expression in CEL is true: it compares id, type, foreign_id, headers and metadata, the
+    /// payload as JSON. Default all.
+    #[schemars(example = &"has(metadata.mag) && metadata.mag >= 4.5")]
+    pub r#where: Option<String>,
 }
 
 /// How a consumer is divided.

@@ -14,8 +14,9 @@ use super::{
 };
 use crate::{
     batch::BatchPolicy,
-    deployment::Filter,
     error::Error,
+    event_file::FOREIGN_ID_BYTES_MAX,
+    filter::{self, Filter},
     limits::Limits,
     policy::RetryPolicy,
     tenant::{ConsumerId, Name, StreamId, TenantId},
@@ -164,7 +165,23 @@ impl Resolver<'_, '_> {
         }
         types.sort_unstable();
         types.dedup();
-        Filter { types }
+        let mut foreign_ids = Vec::new();
+        for (index, id) in authored.foreign_ids.iter().flatten().enumerate() {
+            match id.len() {
+                0..=FOREIGN_ID_BYTES_MAX => foreign_ids.push(id.as_str().into()),
+                bytes => {
+                    let message = format!("a foreign id of {bytes} bytes, at most {FOREIGN_ID_BYTES_MAX}");
+                    self.places.at_value(Code::BadValue, &format!("{path}.filter.foreign-ids[{index}]"), message, None);
+                }
+            }
+        }
+        foreign_ids.sort_unstable();
+        foreign_ids.dedup();
+        if let Some(Err(error)) = authored.r#where.as_deref().map(filter::check) {
+            let (message, help) = (format!("`where`: {error}"), error.way_out().map(str::to_owned));
+            self.places.at_value(Code::BadValue, &format!("{path}.filter.where"), message, help);
+        }
+        Filter { types, foreign_ids, r#where: authored.r#where.clone() }
     }
 
     fn shards(&mut self, path: &str, authored: &authored::Shards) -> u32 {

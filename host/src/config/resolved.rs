@@ -15,9 +15,10 @@ use super::start::Start;
 use crate::{
     backend::foreign::ForeignTable,
     batch::BatchPolicy,
-    deployment::{Filter, LegacyCursor, Spec, StateScope},
+    deployment::{LegacyCursor, Spec, StateScope},
     error::{Error, Result},
     event::Cursor,
+    filter::Filter,
     limits::Limits,
     policy::RetryPolicy,
     tenant::{ConsumerId, Name, StreamId},

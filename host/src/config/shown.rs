@@ -82,7 +82,11 @@ fn show_consumer(consumer: &resolved::Consumer) -> authored::Consumer {
         store: Some(consumer.store.to_string()),
         start: Some(consumer.start.to_string()),
         legacy_cursor: consumer.legacy_cursor.as_deref().map(show_legacy_cursor),
-        filter: authored::Filter { types: Some(consumer.filter.types.iter().copied().map(i64::from).collect()) },
+        filter: authored::Filter {
+            types: Some(consumer.filter.types.iter().copied().map(i64::from).collect()),
+            foreign_ids: Some(consumer.filter.foreign_ids.iter().map(ToString::to_string).collect()),
+            r#where: consumer.filter.r#where.clone(),
+        },
         state: Some(consumer.state),
         shards: authored::Shards { count: Some(consumer.shards.into()) },
         batch: authored::Batch {

@@ -59,6 +59,8 @@ fn the_sample_is_read_and_says_nothing_but_defaults() {
     let mut sample = parsed(SAMPLE).unwrap();
     let consumer = sample.consumers.values_mut().next().unwrap();
     assert_eq!(consumer.filter.types, [1, 2]);
+    assert_eq!(consumer.filter.foreign_ids, ["order-1", "order-2"]);
+    assert!(consumer.filter.r#where.is_some());
     assert_eq!(consumer.grants_emit.len(), 1);
     (consumer.filter, consumer.grants_emit, consumer.config) = Default::default();
     let mut short = parsed(GOOD).unwrap();
@@ -173,6 +175,26 @@ grants = { emit = ["nowhere", 5] }
         ("config.wrong-type", 13),
     ];
     assert_eq!(found, expected.map(|(code, line)| (code.to_owned(), line)));
+}
+
+#[test]
+fn a_filter_that_cannot_be_asked_is_a_problem_with_its_line() {
+    let with = |filter: &str| format!("{GOOD}\n[consumer.billing.filter]\n{filter}\n");
+    assert!(parsed(&with("foreign-ids = ['b', 'a', 'b']\nwhere = 'type == 1'")).is_ok());
+    let lines = with("").lines().count();
+    for (filter, what, help) in [
+        ("where = 'metadata.mag >'", "`where`: it is no expression", "write it like this"),
+        ("where = 'mag > 1'", "`where`: an event has no `mag`", "it has id, type, foreign_id"),
+        ("where = 'metadata.tags.all(t, t > 1)'", "only compares", "in metadata.tags"),
+        ("types = [3000000000]", "3000000000", ""),
+    ] {
+        let problem = only(&with(filter));
+        assert!(problem.message.contains(what), "{filter}: {problem:?}");
+        assert!(problem.suggestion.as_deref().unwrap_or_default().contains(help), "{filter}: {problem:?}");
+        assert_eq!(problem.line, Some(lines), "{filter}: {problem:?}");
+    }
+    let long = format!("foreign-ids = ['{}']", "x".repeat(300));
+    assert!(only(&with(&long)).message.contains("300 bytes"), "{long}");
 }
 
 #[test]

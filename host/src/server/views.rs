@@ -12,6 +12,7 @@ use crate::{
     deployment::{Deployment, Spec},
     error::{Error, Result},
     event::{Cursor, Event, Timestamp},
+    handler::FailureKind,
     host::Catalog,
     metrics::ConsumerLabels,
     source::{HeldUp, Lag},
@@ -330,7 +331,7 @@ fn view(
         tenant: id.tenant.to_string(),
         name: id.name.to_string(),
         stream: stream.name.to_string(),
-        next_step: next_step(status, &id.name.to_string()),
+        next_step: next_step(status, reason.as_ref(), &id.name.to_string()),
         status: status.to_owned(),
         reason,
         attempts: position.map_or(0, |position| position.attempts),
@@ -363,8 +364,11 @@ fn status(position: Option<&Position>, standing: Option<&Standing>) -> (&'static
     }
 }
 
-fn next_step(status: &str, name: &str) -> Option<String> {
+fn next_step(status: &str, reason: Option<&Reason>, name: &str) -> Option<String> {
     match status {
+        "blocked" if reason.is_some_and(|reason| reason.code == FailureKind::Filter.code()) => {
+            Some("change the consumer's filter so that it has an answer for the event".into())
+        }
         "blocked" => Some(format!("deploy a component that can handle the event, or `tendon consumer resume {name}`")),
         "paused" => Some(format!("`tendon consumer resume {name}`")),
         "stalled" => Some("see what the reason names; it goes on by itself once that works again".into()),
