@@ -4,7 +4,7 @@
 //! and committing overlap: one commit is in flight while the next batch is gathered. Whatever goes wrong ends
 //! the run, and with it everything in memory; the next run begins from the row.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -14,13 +14,14 @@ use tokio::{
 use crate::{
     batch::{self, Gathered},
     changes::Changes,
+    dead_letter::DeadLetter,
     deployment::Spec,
     error::{Error, Result},
     event::Event,
     filter::Matcher,
     handler::{Failure, FailureKind, Handled, Handler},
     in_flight::{InFlight, Submitted},
-    policy::{self, Decision},
+    policy::{self, Decision, OnExhausted},
     shard::{Shard, Stop, Version},
     source,
     store::{Commit, Move, Position, Revision, Status},
@@ -61,6 +62,15 @@ enum Next {
 }
 
 /// A run of the loop.
+/// How it goes on after a failure.
+enum After {
+    /// With the same event.
+    Again,
+    /// With the one behind it.
+    Next,
+    Stop(Stop),
+}
+
 struct Run<'a> {
     shard: &'a mut Shard,
     version: Arc<Version>,
@@ -77,6 +87,7 @@ struct Run<'a> {
     /// When the first of what was gathered came in.
     since: Instant,
     changes: Changes,
+    dead_letters: Vec<DeadLetter>,
     /// The last event that was passed.
     last: Option<Event>,
     /// The next call takes no more events than this: the prefix of a batch that was undone.
@@ -109,6 +120,7 @@ impl<'a> Run<'a> {
             gathered: Gathered::default(),
             since: Instant::now(),
             changes: Changes::default(),
+            dead_letters: Vec::new(),
             last: None,
             call_events_max: usize::MAX,
             in_flight: InFlight::default(),
@@ -157,15 +169,17 @@ impl<'a> Run<'a> {
             let handled = self.call(rest).await?;
             let (done, open) = rest.split_at(handled.done.min(rest.len()));
             self.gather(done, handled.changes);
+            rest = open;
             if let Some(failure) = handled.failure {
                 let undone = failure.index.saturating_sub(done.len());
-                if let Some(stop) = self.failed(failure, undone, open.first().unwrap_or(first)).await? {
-                    return Ok(Some(stop));
+                match self.failed(failure, undone, open.first().unwrap_or(first)).await? {
+                    After::Again => {}
+                    After::Next => rest = open.get(1..).unwrap_or_default(),
+                    After::Stop(stop) => return Ok(Some(stop)),
                 }
             } else if batch::is_due(&self.version.spec.batch, &self.gathered, false) {
                 self.commit().await?;
             }
-            rest = open;
             if self.shard.version.has_changed().unwrap_or(false) {
                 self.swap().await?;
                 // The new version may want other events of this piece.
@@ -179,8 +193,11 @@ impl<'a> Run<'a> {
         let (seen, unseen) = piece.events().split_at(selected.seen);
         self.skip(seen, selected.matching.len());
         if let (Some(message), Some(event)) = (selected.failure, unseen.first()) {
-            let failure = Failure { kind: FailureKind::Filter, index: 0, message, after: None };
-            return self.failed(failure, 0, event).await;
+            let failure = Failure { kind: FailureKind::Filter, index: 0, message, after: None, logs: String::new() };
+            if let After::Stop(stop) = self.failed(failure, 0, event).await? {
+                return Ok(Some(stop));
+            }
+            self.events = self.shard.tailer.subscribe(self.next_row.cursor.clone());
         }
         if batch::is_due(&self.version.spec.batch, &self.gathered, false) {
             self.commit().await?;
@@ -241,14 +258,14 @@ impl<'a> Run<'a> {
 
     /// An event failed. What stands before it is committed together with the attempt; policy says how it goes on.
     /// The first `undone` events of the call were undone with it and are called again before anything counts.
-    async fn failed(&mut self, failure: Failure, undone: usize, event: &Event) -> Result<Option<Stop>> {
+    async fn failed(&mut self, failure: Failure, undone: usize, event: &Event) -> Result<After> {
         self.handler = None;
         if let FailureKind::Infrastructure(error) = failure.kind {
             return Err(error);
         }
         if undone > 0 {
             self.call_events_max = undone;
-            return self.commit().await.map(|()| None);
+            return self.commit().await.map(|()| After::Again);
         }
         let attempts = self.next_row.attempts + 1;
         let decision = policy::after_failure(&self.version.spec.retry, attempts, &failure, fastrand::f64());
@@ -258,20 +275,45 @@ impl<'a> Run<'a> {
         self.next_row.attempts = attempts;
         self.next_row.reason = Some(policy::reason(&failure, &event.id, self.shard.clock.now()));
         self.row_is_due = true;
-        let Decision::Retry(wait) = decision else {
-            self.next_row.status = Status::Blocked;
-            return Ok(Some(Stop::Blocked(self.next_row.reason.clone())));
-        };
+        match decision {
+            Decision::Retry(wait) => self.wait(wait).await,
+            Decision::End(OnExhausted::Block) => {
+                self.next_row.status = Status::Blocked;
+                Ok(After::Stop(Stop::Blocked(self.next_row.reason.clone())))
+            }
+            Decision::End(OnExhausted::DeadLetter) => self.set_aside(failure, event, false).await,
+            Decision::End(OnExhausted::Skip) => self.set_aside(failure, event, true).await,
+        }
+    }
+
+    /// Commits the attempt, and waits until it is time for the next one.
+    async fn wait(&mut self, wait: Duration) -> Result<After> {
         self.commit().await?;
         self.settle().await?;
         self.shard.metrics.retries.inc();
         tokio::select! {
             biased;
-            () = sleep(wait) => Ok(None),
-            () = is_raised(&mut self.shard.stop) => Ok(Some(Stop::Asked)),
-            () = is_replaced(&mut self.shard.version) => Ok(None),
+            () = sleep(wait) => Ok(After::Again),
+            () = is_raised(&mut self.shard.stop) => Ok(After::Stop(Stop::Asked)),
+            () = is_replaced(&mut self.shard.version) => Ok(After::Again),
             () = self.shard.poke.notified() => self.look_again().await,
         }
+    }
+
+    /// Goes on without an event: it is set aside in the commit that moves the cursor past it.
+    async fn set_aside(&mut self, failure: Failure, event: &Event, is_skipped: bool) -> Result<After> {
+        let Some(reason) = self.next_row.reason.take() else { return Ok(After::Again) };
+        self.dead_letters.push(DeadLetter {
+            shard: self.shard.id.clone(),
+            event: event.clone(),
+            reason,
+            is_skipped,
+            attempts: std::mem::take(&mut self.next_row.attempts),
+            digest: self.version.factory.digest(),
+            logs: failure.logs,
+        });
+        self.pass(event);
+        self.commit().await.map(|()| After::Next)
     }
 
     /// Commits what was gathered: position, state and events, all or nothing.
@@ -299,10 +341,12 @@ impl<'a> Run<'a> {
         self.row = to.clone();
         let changes = std::mem::take(&mut self.changes);
         let (handled, emitted) = (std::mem::take(&mut self.gathered).handled, changes.emits.len());
+        let set_aside = self.dead_letters.len();
         let mirror = self.version.spec.legacy_cursor.clone().filter(|legacy| legacy.mirror);
-        let commit = Commit { r#move: Some(r#move), changes, mirror, ..Commit::default() };
+        let dead_letters = std::mem::take(&mut self.dead_letters);
+        let commit = Commit { r#move: Some(r#move), changes, dead_letters, mirror, ..Commit::default() };
         let pending = self.shard.committer.submit(commit).await;
-        self.in_flight.push(Submitted { pending, at: Instant::now(), handled, emitted });
+        self.in_flight.push(Submitted { pending, at: Instant::now(), handled, emitted, set_aside });
         self.row_is_due = false;
     }
 
@@ -321,6 +365,7 @@ impl<'a> Run<'a> {
         metrics.batch_events.observe(f64::from(commit.handled));
         metrics.events.inc_by(u64::from(commit.handled));
         metrics.emitted.inc_by(commit.emitted as u64);
+        metrics.dead_letters.inc_by(commit.set_aside as u64);
         if let Some(handler) = self.handler.as_mut().filter(|_| self.in_flight.is_empty()) {
             handler.committed();
             metrics.memory_bytes.set(i64::try_from(handler.memory_bytes()).unwrap_or(i64::MAX));
@@ -367,7 +412,7 @@ impl<'a> Run<'a> {
     }
 
     /// Somebody moved the position. What was gathered is committed if that still can be; the next run sees the row.
-    async fn look_again(&mut self) -> Result<Option<Stop>> {
+    async fn look_again<T>(&mut self) -> Result<T> {
         self.commit().await?;
         self.settle().await?;
         Err(Error::fenced(format!("{} was moved by an operator", self.shard.id)))

@@ -59,6 +59,8 @@ pub struct Failure {
     pub message: String,
     /// The guest asks to wait at least this long.
     pub after: Option<Duration>,
+    /// The last lines that it logged and printed in the call.
+    pub logs: String,
 }
 
 /// The kinds of failure. All but the last count as attempts.

@@ -19,6 +19,8 @@ pub(crate) struct Submitted {
     pub(crate) handled: u32,
     /// How many were emitted.
     pub(crate) emitted: usize,
+    /// How many were set aside.
+    pub(crate) set_aside: usize,
 }
 
 /// See the module.

@@ -8,6 +8,7 @@
 //! | [`tenant`], [`event`], [`error`] | names, events, the one error |
 //! | [`source`], [`store`] | the two ports; [`changes`] and [`deployment`] are what a commit carries |
 //! | [`handler`], [`view`], [`limits`] | whatever handles events, its view of the state, what it may use; `cache` is what a view remembers, `scan` merges it with a store |
+//! | [`dead_letter`] | what a consumer goes on without |
 //! | [`filter`] | which events a consumer is called with |
 //! | [`policy`], [`batch`], [`clock`] | the loop's decisions, as pure functions, and its time |
 //! | [`tailer`] | reads a stream once for all its consumers |
@@ -36,6 +37,7 @@ pub mod clock;
 pub mod committer;
 pub mod config;
 pub mod consumer;
+pub mod dead_letter;
 pub mod deploy;
 pub mod deployment;
 pub mod error;

@@ -44,6 +44,7 @@ pub struct Metrics {
     retries: Family<ConsumerLabels, Counter>,
     failures: Family<KindLabels, Counter>,
     stops: Family<KindLabels, Counter>,
+    dead_letters: Family<ConsumerLabels, Counter>,
     reloads: Family<ConsumerLabels, Counter>,
     call_seconds: Family<ConsumerLabels, Histogram, fn() -> Histogram>,
     commit_seconds: Family<ConsumerLabels, Histogram, fn() -> Histogram>,
@@ -69,6 +70,7 @@ impl Metrics {
             retries: Family::default(),
             failures: Family::default(),
             stops: Family::default(),
+            dead_letters: Family::default(),
             reloads: Family::default(),
             call_seconds: Family::new_with_constructor(seconds),
             commit_seconds: Family::new_with_constructor(seconds),
@@ -82,6 +84,7 @@ impl Metrics {
         registry.register("consumer_retries", "Attempts after the first", m.retries);
         registry.register("consumer_failures", "Failed attempts, by kind", m.failures);
         registry.register("consumer_stops", "Times it came to stand still, by kind", m.stops);
+        registry.register("consumer_dead_letters", "Events that it set aside", m.dead_letters);
         registry.register("consumer_reloads", "Components that were swapped in", m.reloads);
         registry.register_with_unit("consumer_call", "A guest call's turn of events", Unit::Seconds, m.call_seconds);
         registry.register_with_unit("consumer_commit", "Submit to answer", Unit::Seconds, m.commit_seconds);
@@ -98,6 +101,7 @@ impl Metrics {
             skipped: self.skipped.get_or_create_owned(&labels),
             emitted: self.emitted.get_or_create_owned(&labels),
             retries: self.retries.get_or_create_owned(&labels),
+            dead_letters: self.dead_letters.get_or_create_owned(&labels),
             reloads: self.reloads.get_or_create_owned(&labels),
             call_seconds: self.call_seconds.get_or_create_owned(&labels),
             commit_seconds: self.commit_seconds.get_or_create_owned(&labels),
@@ -120,6 +124,8 @@ pub struct ConsumerMetrics {
     pub emitted: Counter,
     /// Attempts after the first.
     pub retries: Counter,
+    /// Events that were set aside.
+    pub dead_letters: Counter,
     /// Components that were swapped in.
     pub reloads: Counter,
     /// The duration of one turn of events.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     store::{Digest, Epoch, Position, Reason, Status},
 };
 
-/// What happens when an event fails: exponential backoff, then the consumer blocks.
+/// What happens when an event fails: exponential backoff, then its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
     /// How often an event is tried, the first time included.
@@ -23,11 +24,34 @@ pub struct RetryPolicy {
     pub cap: Duration,
     /// Whether a wait is shortened by a random part, up to half of it, so that consumers do not retry in step.
     pub jitter: bool,
+    /// What becomes of an event whose attempts have run out.
+    #[serde(default)]
+    pub on_exhausted: OnExhausted,
+}
+
+/// What becomes of an event that is not tried again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnExhausted {
+    /// The consumer stops in front of it until somebody helps.
+    #[default]
+    Block,
+    /// It is set aside, for somebody to look at; the consumer goes on.
+    DeadLetter,
+    /// The same, and nobody is expected to look.
+    Skip,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { attempts: 8, base: Duration::from_millis(100), factor: 2.0, cap: Duration::from_secs(60), jitter: true }
+        Self {
+            attempts: 8,
+            base: Duration::from_millis(100),
+            factor: 2.0,
+            cap: Duration::from_secs(60),
+            jitter: true,
+            on_exhausted: OnExhausted::Block,
+        }
     }
 }
 
@@ -36,8 +60,8 @@ impl Default for RetryPolicy {
 pub enum Decision {
     /// Try it again after a wait.
     Retry(Duration),
-    /// Stop in front of it until somebody helps.
-    Block,
+    /// It is not tried again.
+    End(OnExhausted),
 }
 
 /// What to do about an event that has now failed `attempts` times; `random` is in 0..1.
@@ -45,7 +69,7 @@ pub fn after_failure(policy: &RetryPolicy, attempts: u32, failure: &Failure, ran
     if matches!(failure.kind, FailureKind::Reject | FailureKind::Denied | FailureKind::Filter)
         || attempts >= policy.attempts
     {
-        return Decision::Block;
+        return Decision::End(policy.on_exhausted);
     }
     let wait = backoff(policy, attempts, random);
     Decision::Retry(failure.after.map_or(wait, |after| wait.max(after)).min(policy.cap))
@@ -94,7 +118,8 @@ mod tests {
     };
 
     fn failure(kind: FailureKind, after_ms: Option<u64>) -> Failure {
-        Failure { kind, index: 0, message: String::new(), after: after_ms.map(Duration::from_millis) }
+        let after = after_ms.map(Duration::from_millis);
+        Failure { kind, index: 0, message: String::new(), after, logs: String::new() }
     }
 
     fn steady() -> RetryPolicy {
@@ -118,12 +143,15 @@ mod tests {
     #[test]
     fn the_last_attempt_a_reject_and_what_was_not_granted_block() {
         for kind in [FailureKind::Denied, FailureKind::Filter] {
-            assert_eq!(after_failure(&steady(), 1, &failure(kind, None), 0.0), Decision::Block);
+            assert_eq!(after_failure(&steady(), 1, &failure(kind, None), 0.0), Decision::End(OnExhausted::Block));
         }
         let retry = failure(FailureKind::Retry, None);
         assert!(matches!(after_failure(&steady(), 7, &retry, 0.0), Decision::Retry(_)));
-        assert_eq!(after_failure(&steady(), 8, &retry, 0.0), Decision::Block);
-        assert_eq!(after_failure(&steady(), 1, &failure(FailureKind::Reject, None), 0.0), Decision::Block);
+        assert_eq!(after_failure(&steady(), 8, &retry, 0.0), Decision::End(OnExhausted::Block));
+        assert_eq!(
+            after_failure(&steady(), 1, &failure(FailureKind::Reject, None), 0.0),
+            Decision::End(OnExhausted::Block)
+        );
     }
 
     #[test]

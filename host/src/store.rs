@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     changes::Changes,
+    dead_letter::DeadLetter,
     deployment::{Deployment, LegacyCursor},
     error::{Error, Result},
     event::{Cursor, EventHash, EventId, Timestamp},
@@ -216,6 +217,10 @@ pub struct Commit {
     pub duplicates: Duplicates,
     /// A deployment to activate, with the component's bytes. Its epoch is given by the store.
     pub deployment: Option<(Deployment, Bytes)>,
+    /// Events that are set aside; one that is there already takes the other's place.
+    pub dead_letters: Vec<DeadLetter>,
+    /// Events that are set aside no longer.
+    pub purged: Vec<(ConsumerId, EventId)>,
     /// A row of reflex's that gets the move's cursor, too: only where the store has one.
     pub mirror: Option<Arc<LegacyCursor>>,
 }
@@ -273,6 +278,18 @@ pub trait Store: Send + Sync {
 
     /// The bytes of a component that was deployed.
     async fn component(&self, digest: &Digest) -> Result<Bytes>;
+
+    /// What a consumer has set aside, in the order of time, then of event ids: at most `limit` after `after`, and no more
+    /// behind 4 MiB of payloads. None are none.
+    async fn dead_letters(
+        &self,
+        consumer: &ConsumerId,
+        after: Option<(Timestamp, EventId)>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>>;
+
+    /// One event that was set aside.
+    async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter>;
 
     /// Which components made a shard's commits, oldest first.
     async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>>;

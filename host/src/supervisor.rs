@@ -15,7 +15,7 @@ use crate::{
     consumer,
     error::{Error, Kind, Result, Retry},
     event::Timestamp,
-    policy::{self, RetryPolicy},
+    policy::{self, OnExhausted, RetryPolicy},
     shard::{Shard, Stop, Version},
     store::{Epoch, Reason},
 };
@@ -27,6 +27,7 @@ const STALL: RetryPolicy = RetryPolicy {
     factor: 2.0,
     cap: Duration::from_secs(10),
     jitter: true,
+    on_exhausted: OnExhausted::Block,
 };
 
 /// A stalled shard runs again when it has for this long.

@@ -12,12 +12,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tendon::{
+    dead_letter::DeadLetter,
     deployment::Deployment,
     error::{Error, Kind, Result},
-    event::{Cursor, Event},
+    event::{Cursor, Event, EventId, Timestamp},
     source::{Chunks, Lag, Source, Until},
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
-    tenant::ShardId,
+    tenant::{ConsumerId, ShardId},
 };
 
 /// When the k-th call fails.
@@ -109,6 +110,19 @@ impl Store for FaultyStore {
 
     async fn component(&self, digest: &Digest) -> Result<Bytes> {
         self.fault.through(self.inner.component(digest)).await
+    }
+
+    async fn dead_letters(
+        &self,
+        consumer: &ConsumerId,
+        after: Option<(Timestamp, EventId)>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>> {
+        self.fault.through(self.inner.dead_letters(consumer, after, limit)).await
+    }
+
+    async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter> {
+        self.fault.through(self.inner.dead_letter(consumer, event)).await
     }
 
     async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {

@@ -7,6 +7,7 @@ pub mod deployments;
 pub mod faulty;
 pub mod gap;
 pub mod guests;
+pub mod letter_suite;
 pub mod native;
 pub mod place;
 pub mod project;

@@ -3,10 +3,12 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use tendon::{
+    dead_letter::DeadLetter,
     deployment::Deployment,
     error::{Error, Result},
+    event::{EventId, Timestamp},
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
-    tenant::ShardId,
+    tenant::{ConsumerId, ShardId},
 };
 
 /// How it answers.
@@ -72,6 +74,14 @@ impl Store for Shelf {
     }
 
     async fn component(&self, _: &Digest) -> Result<Bytes> {
+        Err(broken())
+    }
+
+    async fn dead_letters(&self, _: &ConsumerId, _: Option<(Timestamp, EventId)>, _: u32) -> Result<Vec<DeadLetter>> {
+        Err(broken())
+    }
+
+    async fn dead_letter(&self, _: &ConsumerId, _: &EventId) -> Result<DeadLetter> {
         Err(broken())
     }
 

@@ -22,14 +22,15 @@ use tendon::{
     clock::Clock,
     committer::Committer,
     consumer,
+    dead_letter::DeadLetter,
     deployment::{Deployment, Spec, StateScope},
     error::{Error, Kind, Result},
-    event::{Cursor, Event, EventKey, NewEvent, Timestamp},
+    event::{Cursor, Event, EventId, EventKey, NewEvent, Timestamp},
     filter::Filter,
     handler::{Failure, FailureKind},
     limits::Limits,
     metrics::ConsumerMetrics,
-    policy::RetryPolicy,
+    policy::{OnExhausted, RetryPolicy},
     shard::{Shard, Stop, Version},
     source::{Chunks, Lag, Source, Until},
     store::{Commit, Committed, Digest, Epoch, Key, Move, Owner, Position, Scope, Status, Store, Swap},
@@ -42,7 +43,10 @@ use tokio::{
     time::sleep,
 };
 
-use crate::native::{Logic, Native, failure, infrastructure};
+use crate::{
+    letter_suite::set_aside,
+    native::{Logic, Native, failure, infrastructure},
+};
 
 /// What a run is made of.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +80,8 @@ pub struct Outcome {
     pub counted: u64,
     /// Events that the consumer emitted, in the order of the stream, as the ids of their causes.
     pub emitted: Vec<String>,
+    /// Events that were set aside, by their ids.
+    pub set_aside: Vec<String>,
     /// Faults that were injected.
     pub faults: u64,
     /// Runs of the loop that ended and were begun again.
@@ -87,10 +93,10 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Events that were lost, and events whose effects were applied more than once.
+    /// Events that were lost, and events whose effects were applied more than once, or that were set aside as well.
     pub fn lost_and_doubled(&self, plan: &Plan) -> (usize, usize) {
         let mut seen = BTreeMap::new();
-        for id in &self.emitted {
+        for id in self.emitted.iter().chain(&self.set_aside) {
             *seen.entry(id).or_insert(0_u32) += 1;
         }
         (plan.wanted() as usize - seen.len(), seen.values().filter(|times| **times > 1).count())
@@ -126,7 +132,12 @@ fn spec() -> Spec {
         state: StateScope::Consumer,
         shards: 1,
         batch: BatchPolicy { max: 8, ..BatchPolicy::default() },
-        retry: RetryPolicy { attempts: u32::MAX, cap: Duration::from_millis(200), ..RetryPolicy::default() },
+        retry: RetryPolicy {
+            attempts: u32::MAX,
+            cap: Duration::from_millis(200),
+            on_exhausted: OnExhausted::DeadLetter,
+            ..RetryPolicy::default()
+        },
         limits: Limits::default(),
         grants_emit: vec![name("out")],
         config: BTreeMap::new(),
@@ -166,6 +177,7 @@ async fn simulate(plan: Plan) -> Outcome {
     Outcome {
         counted: count(&*database.store()).await,
         emitted: emitted(&*database.source(&stream("out")).await.unwrap()).await,
+        set_aside: set_aside(&*database.store(), &shard_id().consumer).await,
         faults: faults.injected.load(Relaxed),
         restarts: world.restarts.load(Relaxed),
         swaps: database.store().history(&shard_id()).await.unwrap().len(),
@@ -276,7 +288,12 @@ async fn set_status(world: &World, status: Status) {
     let _ = world.store.commit(&[commit]).await;
 }
 
-/// Counts a key's events and emits one for each; now and then it fails half-way.
+/// Whether no component can handle an event.
+pub fn is_poison(id: &str) -> bool {
+    id.parse::<u64>().unwrap() % 20 == 1
+}
+
+/// Counts a key's events and emits one for each; now and then it fails half-way, and with poison always.
 struct CountAndEmit;
 
 impl Logic for CountAndEmit {
@@ -284,6 +301,9 @@ impl Logic for CountAndEmit {
         let before = view.get(&event.foreign_id).await.map_err(infrastructure)?;
         let count = before.map_or(0, |bytes| u64::from_le_bytes(bytes[..].try_into().unwrap()));
         view.write(&event.foreign_id, Some(&(count + 1).to_le_bytes())).unwrap();
+        if is_poison(&event.id.0) {
+            return Err(failure(FailureKind::Reject, "poison"));
+        }
         if fastrand::u32(0..200) == 0 {
             return Err(failure(FailureKind::Retry, "by chance"));
         }
@@ -404,6 +424,19 @@ impl Store for FaultyStore {
 
     async fn component(&self, digest: &Digest) -> Result<Bytes> {
         self.inner.component(digest).await
+    }
+
+    async fn dead_letters(
+        &self,
+        consumer: &ConsumerId,
+        after: Option<(Timestamp, EventId)>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>> {
+        self.inner.dead_letters(consumer, after, limit).await
+    }
+
+    async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter> {
+        self.inner.dead_letter(consumer, event).await
     }
 
     async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {

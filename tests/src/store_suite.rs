@@ -10,17 +10,19 @@ use tendon::{
 };
 
 use crate::{
+    letter_suite::letter,
     place::{Place, advance, append, claim, commit, consumer, emit, emit_new, event, filled, read, shard, stream},
     state_suite::{get, writes},
 };
 
-/// A commit with everything in it: the cursor, a value, a deleted key and an emitted event.
+/// A commit with everything in it: the cursor, a value, a deleted key, an emitted event, and one that is set aside.
 pub fn full(from: &Position, cursor: &str, n: u64) -> Commit {
     let value = n.to_string();
     let pairs = [("last", Some(value.as_bytes())), ("old", None)];
     let mut changes = writes(&from.shard.consumer, "", pairs);
     changes.emits.push(emit(&stream("out"), n));
-    let mut commit = Commit { changes, ..advance(from, cursor) };
+    let dead_letters = vec![letter(&from.shard, "poison", 1)];
+    let mut commit = Commit { changes, dead_letters, ..advance(from, cursor) };
     if let Some(r#move) = &mut commit.r#move {
         r#move.to.digest = Some(Digest::of(&n.to_le_bytes()));
     }

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use tendon::{
     backend::Database,
     error::{Error, Kind, Result},
-    event::{Cursor, Event},
+    event::{Cursor, Event, EventId},
     limits::STATE_VALUE_BYTES_MAX,
     source::{Source, Until},
     store::{Commit, Duplicates, Owner, Store},
@@ -16,6 +16,7 @@ use tendon::{
 use crate::{
     deployments::deployment,
     faulty::{Fault, FaultySource, FaultyStore, When},
+    letter_suite::{letter, set_aside},
     place::{Place, append, claim, commit, consumer, emit, filled, read, shard, stream},
     state_suite::{get, writes},
     store_suite::full,
@@ -43,6 +44,7 @@ struct Seen {
     events: Vec<Event>,
     history: usize,
     deployments: usize,
+    set_aside: Vec<String>,
 }
 
 async fn see(database: &Database) -> Seen {
@@ -54,6 +56,7 @@ async fn see(database: &Database) -> Seen {
         events: read(&*database.source(&stream("out")).await.unwrap(), &Cursor::START).await,
         history: store.history(&shard("c")).await.unwrap().len(),
         deployments: store.deployments().await.unwrap().len(),
+        set_aside: set_aside(&*store, &consumer("c")).await,
     }
 }
 
@@ -62,7 +65,8 @@ async fn prepared<P: Place>() -> (P, Database, Commit) {
     let place = P::fresh().await;
     let (database, _) = filled(&place, "out", 2).await;
     let changes = writes(&consumer("c"), "", [("old", Some(&b"x"[..])), ("gone", None)]);
-    commit(&*database.store(), Commit { changes, ..Commit::default() }).await.unwrap();
+    let dead_letters = vec![letter(&shard("c"), "to be purged", 0)];
+    commit(&*database.store(), Commit { changes, dead_letters, ..Commit::default() }).await.unwrap();
     // So much that a store which puts work off has to do it with the next write.
     let big = vec![7; STATE_VALUE_BYTES_MAX];
     for _ in 0..8 {
@@ -74,6 +78,7 @@ async fn prepared<P: Place>() -> (P, Database, Commit) {
     write.r#move.as_mut().unwrap().takes_fence = true;
     write.changes.emits.push(emit(&stream("out"), 1));
     write.duplicates = Duplicates::Skip;
+    write.purged = vec![(consumer("c"), EventId("to be purged".into()))];
     write.deployment = Some((deployment(&consumer("c"), b"wasm"), Bytes::from("wasm")));
     (place, database, write)
 }
@@ -111,6 +116,7 @@ pub async fn crash_everywhere<P: Place>() -> Swept {
                 (vec!["41".to_owned()], Bytes::from("7"), None)
             );
             assert_eq!((after.events.len(), after.history, after.deployments), (3, 1, 1));
+            assert_eq!(after.set_aside, ["poison"]);
             assert_eq!(commit(&*database.store(), write).await.unwrap_err().kind(), Kind::Fenced);
         }
     }

@@ -56,6 +56,10 @@ conformance! {
         state_suite::a_scan_is_in_the_order_of_bytes;
         state_suite::keys_are_read_in_the_order_asked_and_deleted;
         state_suite::values_of_any_bytes_survive_up_to_their_limit;
+        letter_suite::a_dead_letter_is_there_iff_its_move_is;
+        letter_suite::dead_letters_are_in_the_order_of_time_and_each_consumer_s_own;
+        letter_suite::dead_letters_are_read_by_pages_of_bounded_bytes;
+        letter_suite::purged_dead_letters_are_gone;
         store_suite::emitted_events_are_in_their_streams_in_order;
         store_suite::an_event_key_is_appended_once;
         store_suite::fences_and_epochs_are_never_drawn_twice;

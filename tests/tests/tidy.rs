@@ -24,13 +24,14 @@ const ABOVE_CORE: [&str; 9] = [
     "axum",
     "sqlx",
 ];
-const CORE: [&str; 20] = [
+const CORE: [&str; 21] = [
     "batch",
     "cache",
     "changes",
     "clock",
     "committer",
     "consumer",
+    "dead_letter",
     "deployment",
     "error",
     "event",

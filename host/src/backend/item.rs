@@ -25,6 +25,8 @@ pub(super) fn swaps(commit: &Commit) -> bool {
 pub(super) fn only_moves(commit: &Commit) -> bool {
     draws(commit) == 0
         && commit.changes.is_empty()
+        && commit.dead_letters.is_empty()
+        && commit.purged.is_empty()
         && commit.mirror.is_none()
         && commit.r#move.is_some()
         && !swaps(commit)

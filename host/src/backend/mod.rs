@@ -2,6 +2,7 @@
 //! have the same file names.
 
 mod columns;
+mod dead_letter;
 pub mod failpoint;
 mod failure;
 pub mod foreign;
@@ -24,11 +25,11 @@ use crate::{
     changes::Write,
     deployment::LegacyCursor,
     error::{Error, Result},
-    event::Cursor,
+    event::{Cursor, EventId},
     limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX},
     source::{REPLACED, Source},
     store::{Commit, Move, Position, Store},
-    tenant::StreamId,
+    tenant::{ConsumerId, StreamId},
 };
 
 pub use self::failpoint::Failpoints;
@@ -283,13 +284,22 @@ fn label(commit: &Commit) -> String {
         (Some(r#move), ..) => format!("commit {}", r#move.from.shard),
         (None, Some(consumer), _) => format!("commit {consumer}"),
         (None, None, Some((deployment, _))) => format!("deploy {}", deployment.consumer),
-        (None, None, None) => "append".to_owned(),
+        (None, None, None) => match commit.purged.first() {
+            Some((consumer, _)) => format!("purge dead letters of {consumer}"),
+            None => "append".to_owned(),
+        },
     }
 }
 
 /// A second commit for a shard in one call: its compare would rest on the first one's answer.
 fn twice(commit: &Commit) -> Error {
     Error::invalid(format!("{}: the shard has two commits in one call", label(commit)))
+}
+
+/// A dead letter that is not there.
+fn no_letter(consumer: &ConsumerId, event: &EventId) -> Error {
+    Error::not_found(format!("{consumer} has not set event {event} aside, or it was purged"))
+        .help(format!("`tendon dlq list {}` lists what is there", consumer.name))
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use sqlx::{ColumnIndex, Database, Decode, Row, Type};
 
 use crate::{
+    dead_letter::DeadLetter,
     deployment::Deployment,
     error::Result,
-    event::{Cursor, EventHash, Timestamp},
+    event::{Cursor, EventHash, EventId, Timestamp},
     store::{Digest, Epoch, Fence, Position, Reason, Revision, Status, Swap},
     tenant::{ConsumerId, ShardId, TenantId},
 };
@@ -89,6 +90,12 @@ pub(super) fn swap(row: &impl Columns) -> sqlx::Result<Swap> {
         epoch: Epoch(number(row, "epoch")?),
         at: Timestamp(row.number("at")?),
     })
+}
+
+/// A dead letter, from a row of its table.
+pub(super) fn dead_letter(row: &impl Columns) -> sqlx::Result<DeadLetter> {
+    let id = EventId(bytes(row, "event")?.try_into().map_err(decode)?);
+    DeadLetter::read(shard(row)?, id, bytes(row, "metadata")?.into(), &text(row, "record")?).map_err(decode)
 }
 
 /// A tenant's id, from its column.

@@ -7,6 +7,7 @@ pub mod config;
 pub mod consumer;
 pub mod cursor;
 pub mod dev;
+pub mod dlq;
 pub mod doctor;
 pub mod event;
 mod hosting;
@@ -117,6 +118,8 @@ enum Verb {
     Consumer(consumer::Args),
     /// See where a consumer is
     Cursor(cursor::Args),
+    /// See what a consumer could not handle and set aside, and purge it
+    Dlq(dlq::Args),
     /// See what a consumer keeps
     State(state::Args),
     /// Check, show or describe tendon.toml
@@ -203,6 +206,7 @@ impl Verb {
             Self::Stream(args) => stream::run(args, ctx).await,
             Self::Consumer(args) => consumer::run(args, ctx).await,
             Self::Cursor(args) => cursor::run(args, ctx).await,
+            Self::Dlq(args) => dlq::run(args, ctx).await,
             Self::State(args) => state::run(args, ctx).await,
             Self::Config(args) => config::run(args, ctx),
             Self::Doctor(args) => doctor::run(args, ctx).await,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::deployment::StateScope;
+use crate::{deployment::StateScope, policy::OnExhausted};
 
 /// Names of streams, consumers or stores, with what stands below them.
 pub type Named<T> = BTreeMap<String, T>;
@@ -239,15 +239,6 @@ pub struct Batch {
     pub linger: Option<String>,
 }
 
-/// What happens when attempts run out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnExhausted {
-    /// The consumer stops in front of the event until somebody helps.
-    #[default]
-    Block,
-}
-
 /// What happens when an event fails: exponential backoff.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -267,7 +258,7 @@ pub struct Retry {
     /// Whether waits are shortened by a random part. Default true.
     #[schemars(example = true)]
     pub jitter: Option<bool>,
-    /// What happens when attempts run out. Default block.
+    /// What becomes of an event whose attempts have run out: block, dead-letter or skip. Default block.
     #[schemars(example = &"block")]
     pub on_exhausted: Option<OnExhausted>,
 }

@@ -225,6 +225,7 @@ impl Resolver<'_, '_> {
             factor,
             cap,
             jitter: authored.jitter.unwrap_or(default.jitter),
+            on_exhausted: authored.on_exhausted.unwrap_or(default.on_exhausted),
         }
     }
 

@@ -100,7 +100,7 @@ fn show_consumer(consumer: &resolved::Consumer) -> authored::Consumer {
             factor: Some(retry.factor),
             cap: Some(show_duration(retry.cap)),
             jitter: Some(retry.jitter),
-            on_exhausted: Some(authored::OnExhausted::Block),
+            on_exhausted: Some(consumer.retry.on_exhausted),
         },
         limits: authored::Limits {
             memory: Some(show_size(limits.memory_bytes)),

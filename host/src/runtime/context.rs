@@ -1,6 +1,9 @@
 //! What a `wasmtime::Store` holds for the guest in it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytesize::ByteSize;
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxView, WasiView};
@@ -10,6 +13,9 @@ use crate::{error::Error, event::Event, limits::Limits, view::View};
 
 /// The most handles of WASI that a guest may hold.
 const HANDLES_MAX: usize = 1_000;
+/// How many lines of a call a failure tells of, and how much of each.
+const KEPT_LINES: usize = 50;
+const KEPT_LINE_CHARS: usize = 1_000;
 /// The most random bytes that a guest gets at once.
 const RANDOM_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -49,6 +55,8 @@ pub(super) struct Call {
 struct LogBudget {
     used_bytes: u64,
     is_spent: bool,
+    /// The last lines, for a failure.
+    kept: VecDeque<String>,
 }
 
 /// What becomes of a line.
@@ -60,6 +68,14 @@ enum Line<'a> {
 }
 
 impl LogBudget {
+    fn keep(&mut self, level: tracing::Level, message: &str) {
+        let end = message.char_indices().nth(KEPT_LINE_CHARS).map_or(message.len(), |(at, _)| at);
+        self.kept.push_back(format!("{level} {}", message.get(..end).unwrap_or_default()));
+        if self.kept.len() > KEPT_LINES {
+            self.kept.pop_front();
+        }
+    }
+
     /// The first line that does not fit is cut, those after it are dropped.
     fn admit<'a>(&mut self, message: &'a str, most_bytes: u64) -> Line<'a> {
         if self.is_spent {
@@ -155,7 +171,13 @@ impl Ctx {
         }
     }
 
-    fn write_line(&self, level: tracing::Level, message: &str) {
+    /// The last lines of the call.
+    pub(super) fn take_logs(&mut self) -> String {
+        std::mem::take(&mut self.call.log.kept).into_iter().collect::<Vec<_>>().join("\n")
+    }
+
+    fn write_line(&mut self, level: tracing::Level, message: &str) {
+        self.call.log.keep(level, message);
         let consumer = &self.view.shard().consumer;
         let event = self.view.event().map_or("", |event| &*event.0);
         let digest = self.digest.as_str();

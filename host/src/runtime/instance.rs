@@ -126,6 +126,7 @@ impl Handler for Instance {
             Some(Err(panic)) => Some(host_panic(self.blamed(), panic)),
             None => Some(self.waited_too_long()),
         };
+        let failure = failure.map(|failure| Failure { logs: self.store.data_mut().take_logs(), ..failure });
         Handled { changes: self.store.data_mut().view.take(), done: self.done, failure }
     }
 

@@ -58,7 +58,8 @@ pub(super) struct Entries {
     of: Option<String>,
 }
 
-fn id(tenant: TenantId, name: &str) -> Result<ConsumerId> {
+/// A consumer, from a path and a query.
+pub(super) fn id(tenant: TenantId, name: &str) -> Result<ConsumerId> {
     Ok(ConsumerId { tenant, name: name.parse()? })
 }
 

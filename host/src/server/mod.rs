@@ -5,6 +5,7 @@
 //! in process over a database that is opened for reading.
 
 mod consumers;
+pub mod dead_letters;
 mod failure;
 mod guard;
 mod streams;
@@ -71,6 +72,9 @@ pub fn routes(api: Api) -> Router {
         .route("/v1/consumers/{consumer}/resume", post(consumers::resume))
         .route("/v1/consumers/{consumer}/cursor", get(consumers::cursor))
         .route("/v1/consumers/{consumer}/state", get(consumers::state))
+        .route("/v1/consumers/{consumer}/dead-letters", get(dead_letters::list))
+        .route("/v1/consumers/{consumer}/purge-dead-letters", post(dead_letters::purge))
+        .route("/v1/consumers/{consumer}/dead-letters/{event}", get(dead_letters::show))
         .fallback(|| async { Failure(Error::not_found("the API has no such route")) })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::map_response(failure::as_json))

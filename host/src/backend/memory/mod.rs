@@ -15,9 +15,10 @@ use tokio::sync::{Mutex, Notify};
 use super::Failpoints;
 use crate::{
     changes::StateKey,
+    dead_letter::DeadLetter,
     deployment::Deployment,
     error::{Error, Result},
-    event::{Event, EventKey},
+    event::{Event, EventId, EventKey, Timestamp},
     store::{Digest, Position, Swap},
     tenant::{ConsumerId, ShardId, StreamId},
 };
@@ -42,6 +43,7 @@ struct Tables {
     deployments: BTreeMap<ConsumerId, Vec<Deployment>>,
     components: BTreeMap<Digest, Bytes>,
     history: BTreeMap<ShardId, Vec<Swap>>,
+    dead_letters: BTreeMap<ConsumerId, BTreeMap<(Timestamp, EventId), DeadLetter>>,
 }
 
 /// One stream. Those that wait at its head are woken in the order in which they came, so that a simulation repeats

@@ -9,11 +9,12 @@ use super::{Memory, Tables, no_stream};
 use crate::{
     backend::{self, cursor_at},
     changes::{Emit, StateKey, Write},
+    dead_letter::DeadLetter,
     deployment::Deployment,
     error::{Error, Kind, Result},
-    event::{Event, EventId},
+    event::{Event, EventId, Timestamp},
     store::{Commit, Committed, Digest, Duplicates, Epoch, Fence, Key, Owner, Position, Revision, Scope, Store, Swap},
-    tenant::ShardId,
+    tenant::{ConsumerId, ShardId},
 };
 
 #[async_trait]
@@ -79,6 +80,31 @@ impl Store for Memory {
             .ok_or_else(|| Error::not_found(format!("there is no component {digest}")))
     }
 
+    async fn dead_letters(
+        &self,
+        consumer: &ConsumerId,
+        after: Option<(Timestamp, EventId)>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>> {
+        let tables = self.tables.lock().await;
+        let letters = tables.dead_letters.get(consumer).into_iter().flatten();
+        let later = letters.filter(|(at, _)| after.as_ref().is_none_or(|after| *at > after));
+        let mut bytes = 0;
+        let fits = |letter: &&DeadLetter| {
+            let is_within = bytes < backend::CHUNK_BYTES_MAX;
+            bytes += letter.event.metadata.len();
+            is_within
+        };
+        Ok(later.map(|(_, letter)| letter).take(limit as usize).take_while(fits).cloned().collect())
+    }
+
+    async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter> {
+        let tables = self.tables.lock().await;
+        let mut letters = tables.dead_letters.get(consumer).into_iter().flat_map(|letters| letters.values());
+        let letter = letters.find(|letter| letter.event.id == *event);
+        letter.cloned().ok_or_else(|| backend::no_letter(consumer, event))
+    }
+
     async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {
         Ok(self.tables.lock().await.history.get(shard).cloned().unwrap_or_default())
     }
@@ -102,6 +128,7 @@ impl Memory {
         let epoch = tables.activate(commit);
         let position = tables.advance(commit, epoch);
         tables.apply(commit);
+        tables.set_aside(commit);
         let appended = emits.len() as u64;
         emits.into_iter().for_each(|emit| tables.append(emit));
         self.failpoints.hit("memory answer").map_err(|error| {
@@ -173,6 +200,17 @@ impl Tables {
         }
     }
 
+    fn set_aside(&mut self, commit: &Commit) {
+        let added = commit.dead_letters.iter().map(|letter| (&letter.shard.consumer, &letter.event.id));
+        for (consumer, event) in added.chain(commit.purged.iter().map(|(consumer, event)| (consumer, event))) {
+            self.dead_letters.entry(consumer.clone()).or_default().retain(|(_, id), _| id != event);
+        }
+        for letter in &commit.dead_letters {
+            let letters = self.dead_letters.entry(letter.shard.consumer.clone()).or_default();
+            letters.insert((letter.at(), letter.event.id.clone()), letter.clone());
+        }
+    }
+
     fn append(&mut self, emit: &Emit) {
         self.event_keys.insert(emit.key);
         let Some(log) = self.streams.get_mut(&emit.stream) else { return };
@@ -192,6 +230,6 @@ impl Tables {
     }
 }
 
-fn row(scope: &Scope, key: &str) -> (crate::tenant::ConsumerId, StateKey) {
+fn row(scope: &Scope, key: &str) -> (ConsumerId, StateKey) {
     (scope.consumer.clone(), StateKey { part: scope.part.clone(), key: key.into() })
 }

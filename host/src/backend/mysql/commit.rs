@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Every place at which a test can make a claim or a commit crash, in the order in which a full commit passes them.
-pub const FAILPOINTS: [&str; 23] = [
+pub const FAILPOINTS: [&str; 25] = [
     "mysql claim begin",
     "mysql claim position",
     "mysql claim counter",
@@ -33,6 +33,8 @@ pub const FAILPOINTS: [&str; 23] = [
     "mysql deletes",
     "mysql mirror",
     "mysql history",
+    "mysql dead letters",
+    "mysql purge",
     "mysql deploy",
     "mysql known keys",
     "mysql event keys",
@@ -117,6 +119,7 @@ impl Mysql {
         self.write_state(open, &standing).await?;
         self.mirror(open, &standing).await?;
         self.write_history(open, items, &answers).await?;
+        self.write_dead_letters(open, &standing).await?;
         self.deploy(open, items, &answers).await?;
         let counts = self.append(open, &standing).await?;
         answers.iter_mut().flatten().zip(counts).for_each(|(answer, count)| answer.appended = count);

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Step n leads from version n to n + 1. DDL is not transactional here: a step can be made again after its half.
-const STEPS: [&str; 1] = [include_str!("schema.sql")];
+const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
 
 /// The version that this code reads and writes.
 pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;

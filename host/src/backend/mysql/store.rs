@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::HashMap};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use bytestring::ByteString;
 use sqlx::{AssertSqlSafe, Row as _, mysql::MySqlRow};
 
 use super::{
@@ -15,11 +16,13 @@ use super::{
     write,
 };
 use crate::{
-    backend::{round, row},
+    backend::{CHUNK_BYTES_MAX, no_letter, round, row},
+    dead_letter::DeadLetter,
     deployment::Deployment,
     error::{Error, Result},
+    event::{EventId, Timestamp},
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
-    tenant::ShardId,
+    tenant::{ConsumerId, ShardId},
 };
 
 /// Makes the row, or takes its lock; a fence is never 0 but here.
@@ -141,6 +144,42 @@ impl Store for Mysql {
             return Err(Error::not_found(format!("there is no component {digest}")));
         }
         Ok(pieces.concat().into())
+    }
+
+    async fn dead_letters(
+        &self,
+        consumer: &ConsumerId,
+        after: Option<(Timestamp, EventId)>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>> {
+        let (at, event) = after.unwrap_or((Timestamp(i64::MIN), EventId(ByteString::new())));
+        let sql = "
+            SELECT * FROM (
+                SELECT d.*, SUM(LENGTH(metadata)) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING)
+                    - LENGTH(metadata) AS ahead
+                FROM tendon_dead_letter AS d WHERE tenant = ? AND consumer = ? AND (at > ? OR at = ? AND event > ?)
+                ORDER BY at, event LIMIT ?
+            ) AS page WHERE ahead < ? ORDER BY at, event";
+        let letters = sqlx::query(sql)
+            .bind(consumer.tenant.0.as_str())
+            .bind(consumer.name.as_str())
+            .bind(at.0)
+            .bind(at.0)
+            .bind(event.0.as_bytes().as_ref())
+            .bind(i64::from(limit))
+            .bind(CHUNK_BYTES_MAX as i64)
+            .try_map(|found: MySqlRow| row::dead_letter(&found));
+        self.rows(letters.fetch_all(&self.0.readers).await)
+    }
+
+    async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter> {
+        let letter = sqlx::query("SELECT * FROM tendon_dead_letter WHERE tenant = ? AND consumer = ? AND event = ?")
+            .bind(consumer.tenant.0.as_str())
+            .bind(consumer.name.as_str())
+            .bind(event.0.as_bytes().as_ref())
+            .try_map(|found: MySqlRow| row::dead_letter(&found));
+        let letter = letter.fetch_optional(&self.0.readers).await.map_err(|error| self.failed("read", error))?;
+        letter.ok_or_else(|| no_letter(consumer, event))
     }
 
     async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {

@@ -20,11 +20,17 @@ use crate::{
     },
     changes::Emit,
     error::{Error, Result},
-    event::EventKey,
+    event::{EventId, EventKey},
     store::Committed,
+    tenant::ConsumerId,
 };
 
 const HISTORY: &str = "INSERT INTO tendon_history (tenant, consumer, shard, revision, digest, epoch, at) VALUES ";
+
+const SET_ASIDE: &str = "INSERT INTO tendon_dead_letter (tenant, consumer, event, shard, at, metadata, record) VALUES ";
+const SET_ASIDE_END: &str = " ON DUPLICATE KEY UPDATE shard = VALUES(shard), at = VALUES(at),
+    metadata = VALUES(metadata), record = VALUES(record)";
+const PURGE: &str = "DELETE FROM tendon_dead_letter WHERE (tenant, consumer, event) IN (";
 
 const COMPONENT: &str = "INSERT INTO tendon_component (digest, piece, bytes) VALUES ";
 /// A component that is there stays.
@@ -64,6 +70,27 @@ impl Mysql {
             lines.push(&row.end())?;
         }
         self.send(open, "mysql history", lines).await
+    }
+
+    /// What is set aside, and what no longer is.
+    pub(super) async fn write_dead_letters(&self, open: &mut Transaction, items: &[&Item<'_>]) -> Result<(), Failed> {
+        let mut letters = self.batches(SET_ASIDE, SET_ASIDE_END);
+        let mut purged = self.batches(PURGE, ")");
+        let key = |ConsumerId { tenant, name }: &ConsumerId, event: &EventId| {
+            Row::new().name(tenant.0.as_str()).name(name.as_str()).bytes(event.0.as_bytes())
+        };
+        for commit in items.iter().map(|item| item.commit) {
+            for letter in &commit.dead_letters {
+                let row = key(&letter.shard.consumer, &letter.event.id).number(i64::from(letter.shard.index));
+                let row = row.number(letter.at().0).bytes(&letter.event.metadata);
+                letters.push(&row.bytes(letter.record()?.as_bytes()).end())?;
+            }
+            for (consumer, event) in &commit.purged {
+                purged.push(&key(consumer, event).end())?;
+            }
+        }
+        self.send(open, "mysql dead letters", letters).await?;
+        self.send(open, "mysql purge", purged).await
     }
 
     /// Activates deployments.

@@ -12,7 +12,7 @@ use super::{
     commit::{Item, emits},
 };
 use crate::{
-    backend::{Order, foreign::to_trace, item, row::status_text},
+    backend::{Order, dead_letter, foreign::to_trace, item, row::status_text},
     changes::{Emit, Write, latest},
     error::{Error, Result},
     store::Committed,
@@ -89,12 +89,27 @@ const HISTORY: &str = ", swaps AS (
         WHERE item = ANY ($36::int4[]) AND item IN (SELECT item FROM moved)
     )";
 
+/// They are few: one parameter holds them all.
+const SET_ASIDE: &str = ", set_aside AS (
+        INSERT INTO tendon.dead_letter (tenant, consumer, event, shard, at, metadata, record)
+        SELECT l->>1, l->>2, decode(l->>3, 'hex'), (l->>4)::int8, (l->>5)::int8, decode(l->>6, 'hex'), l->>7
+        FROM json_array_elements($37::json) AS l WHERE (l->>0)::int4 IN (SELECT item FROM standing)
+        ON CONFLICT (tenant, consumer, event) DO UPDATE
+            SET shard = excluded.shard, at = excluded.at, metadata = excluded.metadata, record = excluded.record
+    )";
+
+const PURGE: &str = ", purged AS (
+        DELETE FROM tendon.dead_letter AS d USING json_array_elements($38::json) AS l
+        WHERE d.tenant = l->>1 AND d.consumer = l->>2 AND d.event = decode(l->>3, 'hex')
+            AND (l->>0)::int4 IN (SELECT item FROM standing)
+    )";
+
 const DEPLOYMENT: &str = ", component AS (
         INSERT INTO tendon.component (digest, bytes)
-        SELECT $37, $38 WHERE EXISTS (SELECT 1 FROM standing) ON CONFLICT DO NOTHING
+        SELECT $39, $40 WHERE EXISTS (SELECT 1 FROM standing) ON CONFLICT DO NOTHING
     ), deployment AS (
         INSERT INTO tendon.deployment (tenant, consumer, epoch, digest, spec, at)
-        SELECT $39, $40, $41, $37, $42, $43 WHERE EXISTS (SELECT 1 FROM standing)
+        SELECT $41, $42, $43, $39, $44, $45 WHERE EXISTS (SELECT 1 FROM standing)
     )";
 
 /// The columns of the commits' moves.
@@ -155,7 +170,14 @@ pub(super) fn statement<'a>(items: &'a [Item<'a>], wanted: &'a [Committed]) -> R
     }
     let deployment =
         items.iter().zip(wanted).find_map(|(item, to)| Some((item.commit.deployment.as_ref()?, to.epoch?)));
-    let sql = sql(&moves, &writes, &emits, items, deployment.is_some());
+    let commits = || items.iter().enumerate().map(|(number, item)| (number, item.commit));
+    let (set_aside, purged) = (dead_letter::set_aside(commits())?, dead_letter::purged(commits()));
+    let mut sql = sql(&moves, &writes, &emits, items);
+    sql.push_str(set_aside.as_ref().map_or("", |_| SET_ASIDE));
+    sql.push_str(purged.as_ref().map_or("", |_| PURGE));
+    sql.push_str(if deployment.is_some() { DEPLOYMENT } else { "" });
+    sql.push_str(" SELECT ARRAY(SELECT item FROM moved), ");
+    sql.push_str(if emits.item.is_empty() { "0::int8" } else { "(SELECT count(*) FROM fresh)" });
     let mut query = sqlx::query(AssertSqlSafe(sql)).bind(moves.item).bind(moves.tenant).bind(moves.consumer);
     let [shard, was_fence, was_revision, was_epoch, fence, generation, epoch, attempts, features, updated_at] =
         moves.numbers;
@@ -166,7 +188,7 @@ pub(super) fn statement<'a>(items: &'a [Item<'a>], wanted: &'a [Committed]) -> R
     query = query.bind(writes.value).bind(emits.item).bind(emits.key).bind(emits.number).bind(emits.r#type);
     query =
         query.bind(emits.foreign_id).bind(emits.timestamp).bind(emits.metadata).bind(emits.headers).bind(emits.trace);
-    query = query.bind(moves.swaps);
+    query = query.bind(moves.swaps).bind(set_aside).bind(purged);
     if let Some(((deployment, component), epoch)) = deployment {
         let spec = serde_json::to_string(&deployment.spec)
             .map_err(|error| Error::corrupt("a spec is not JSON").because(error))?;
@@ -177,7 +199,8 @@ pub(super) fn statement<'a>(items: &'a [Item<'a>], wanted: &'a [Committed]) -> R
     Ok(query)
 }
 
-fn sql(moves: &Moves<'_>, writes: &Writes<'_>, emits: &Emits<'_>, items: &[Item<'_>], deploys: bool) -> String {
+/// Moves, and what they carry.
+fn sql(moves: &Moves<'_>, writes: &Writes<'_>, emits: &Emits<'_>, items: &[Item<'_>]) -> String {
     let mut sql = MOVE.to_owned();
     if !writes.item.is_empty() {
         sql.push_str(STATE);
@@ -207,11 +230,6 @@ fn sql(moves: &Moves<'_>, writes: &Writes<'_>, emits: &Emits<'_>, items: &[Item<
     if !moves.swaps.is_empty() {
         sql.push_str(HISTORY);
     }
-    if deploys {
-        sql.push_str(DEPLOYMENT);
-    }
-    sql.push_str(" SELECT ARRAY(SELECT item FROM moved), ");
-    sql.push_str(if emits.item.is_empty() { "0::int8" } else { "(SELECT count(*) FROM fresh)" });
     sql
 }
 

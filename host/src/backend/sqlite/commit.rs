@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Every place at which a test can make a claim or a commit crash, in the order in which a full commit passes them.
-pub const FAILPOINTS: [&str; 21] = [
+pub const FAILPOINTS: [&str; 23] = [
     "sqlite claim counter",
     "sqlite claim position",
     "sqlite claim commit",
@@ -38,6 +38,8 @@ pub const FAILPOINTS: [&str; 21] = [
     "sqlite event keys",
     "sqlite events",
     "sqlite history",
+    "sqlite dead letters",
+    "sqlite purge",
     "sqlite component",
     "sqlite deployment",
     "sqlite commit",
@@ -92,6 +94,7 @@ impl Writer for Sqlite {
         let Appended { counts, newest } = self.append(&mut open, &standing).await?;
         answers.iter_mut().flatten().zip(counts).for_each(|(answer, count)| answer.appended = count);
         self.write_history(&mut open, items, &answers).await?;
+        self.write_dead_letters(&mut open, &standing).await?;
         self.deploy(&mut open, items, &answers).await?;
         points.hit("sqlite commit")?;
         open.commit().await.map_err(|error| self.uncertain(items, error))?;

@@ -2,15 +2,18 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use bytestring::ByteString;
 use sqlx::sqlite::SqliteRow;
 
 use super::Sqlite;
 use crate::{
-    backend::{round, row},
+    backend::{CHUNK_BYTES_MAX, no_letter, round, row},
+    dead_letter::DeadLetter,
     deployment::Deployment,
     error::{Error, Result},
+    event::{EventId, Timestamp},
     store::{Commit, Committed, Digest, Fence, Key, Owner, Position, Scope, Store, Swap},
-    tenant::ShardId,
+    tenant::{ConsumerId, ShardId},
 };
 
 const CLAIM: &str = "
@@ -83,6 +86,40 @@ impl Store for Sqlite {
         let bytes = sqlx::query_scalar(sql).bind(digest.0.as_slice()).fetch_optional(&self.0.readers).await;
         let bytes: Option<Vec<u8>> = bytes.map_err(|error| self.failed("read a component from", error))?;
         bytes.map(Bytes::from).ok_or_else(|| Error::not_found(format!("there is no component {digest}")))
+    }
+
+    async fn dead_letters(
+        &self,
+        consumer: &ConsumerId,
+        after: Option<(Timestamp, EventId)>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>> {
+        let (at, event) = after.unwrap_or((Timestamp(i64::MIN), EventId(ByteString::new())));
+        let sql = "
+            SELECT * FROM (
+                SELECT *, sum(length(metadata)) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING)
+                    - length(metadata) AS ahead
+                FROM dead_letter WHERE tenant = ? AND consumer = ? AND (at, event) > (?, ?) ORDER BY at, event LIMIT ?
+            ) WHERE ahead < ? ORDER BY at, event";
+        let letters = sqlx::query(sql)
+            .bind(consumer.tenant.0.as_str())
+            .bind(consumer.name.as_str())
+            .bind(at.0)
+            .bind(event.0.as_bytes().as_ref())
+            .bind(i64::from(limit))
+            .bind(CHUNK_BYTES_MAX as i64)
+            .try_map(|found: SqliteRow| row::dead_letter(&found));
+        self.rows(letters.fetch_all(&self.0.readers).await)
+    }
+
+    async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter> {
+        let letter = sqlx::query("SELECT * FROM dead_letter WHERE tenant = ? AND consumer = ? AND event = ?")
+            .bind(consumer.tenant.0.as_str())
+            .bind(consumer.name.as_str())
+            .bind(event.0.as_bytes().as_ref())
+            .try_map(|found: SqliteRow| row::dead_letter(&found));
+        let letter = letter.fetch_optional(&self.0.readers).await.map_err(|error| self.failed("read", error))?;
+        letter.ok_or_else(|| no_letter(consumer, event))
     }
 
     async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {

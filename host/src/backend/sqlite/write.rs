@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     backend::{
-        item,
+        dead_letter, item,
         round::{Wanted, wanted},
     },
     error::{Error, Result},
@@ -24,6 +24,15 @@ use crate::{
 const INSERT_HISTORY: &str = "
     INSERT INTO history (tenant, consumer, shard, revision, digest, epoch, at)
     SELECT value->>0, value->>1, value->>2, value->>3, unhex(value->>4), value->>5, value->>6 FROM json_each(?1)";
+
+const SET_ASIDE: &str = "
+    INSERT OR REPLACE INTO dead_letter (tenant, consumer, event, shard, at, metadata, record)
+    SELECT value->>1, value->>2, unhex(value->>3), value->>4, value->>5, unhex(value->>6), value->>7 FROM json_each(?1)";
+
+const PURGE: &str = "
+    DELETE FROM dead_letter WHERE (tenant, consumer, event) IN (
+        SELECT value->>1, value->>2, unhex(value->>3) FROM json_each(?1)
+    )";
 
 const INSERT_COMPONENT: &str = "INSERT INTO component (digest, bytes) VALUES (?, ?) ON CONFLICT DO NOTHING";
 
@@ -126,6 +135,23 @@ impl Sqlite {
         self.0.failpoints.hit("sqlite history")?;
         let done = sqlx::query(INSERT_HISTORY).bind(Value::from(swaps).to_string()).execute(open.connection()).await;
         done.map(drop).map_err(|error| self.failed("commit to", error))
+    }
+
+    /// What is set aside, and what no longer is.
+    pub(super) async fn write_dead_letters(&self, open: &mut Transaction<'_>, items: &[&Item<'_>]) -> Result<()> {
+        let commits = || items.iter().map(|item| (0, item.commit));
+        let both = [
+            ("sqlite dead letters", SET_ASIDE, dead_letter::set_aside(commits())?),
+            ("sqlite purge", PURGE, dead_letter::purged(commits())),
+        ];
+        for (point, sql, rows) in both {
+            if let Some(rows) = rows {
+                self.0.failpoints.hit(point)?;
+                let done = sqlx::query(sql).bind(rows).execute(open.connection()).await;
+                done.map_err(|error| self.failed("commit to", error))?;
+            }
+        }
+        Ok(())
     }
 
     /// Activates deployments; they are rare and big, so each has its own two statements.

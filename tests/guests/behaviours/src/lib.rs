@@ -50,6 +50,11 @@ pub fn handle(event: &Event, index: u32) -> Result<()> {
     match name {
         "fail" => Err(Error::retry("not now").after(Duration::from_millis(250)).detail("code", 503)),
         "reject" => Err(Error::reject("never")),
+        "say" => {
+            log::info!("said");
+            println!("printed");
+            Err(Error::reject("enough was said"))
+        }
         "panic" => panic!("boom of {}", event.id),
         "exit" => std::process::exit(3),
         "loop" => spin(),

@@ -1,0 +1,157 @@
+//! `tendon dlq list|show|purge`.
+
+use clap::Subcommand;
+
+use super::{
+    Ctx,
+    client::{Client, Query, escape},
+    problem::Exit,
+};
+use crate::{
+    error::{Error, Result},
+    event::EventId,
+    server::dead_letters::{DeadLetterView, Purge, Purged},
+};
+
+/// What about dead letters.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What there is to do with what a consumer has set aside.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List what a consumer has set aside, oldest first
+    #[command(visible_alias = "ls")]
+    List {
+        /// The consumer
+        name: String,
+        /// Those that were set aside after this one
+        #[arg(long, value_name = "EVENT")]
+        after: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: u32,
+    },
+    /// Show everything about one: the event, its error with a trap's backtrace, what the guest logged
+    Show {
+        /// The consumer
+        name: String,
+        /// The event's id
+        event: String,
+    },
+    /// Forget some, or all, for ever
+    Purge {
+        /// The consumer
+        name: String,
+        /// The events' ids
+        #[arg(value_name = "EVENT", required_unless_present = "all", conflicts_with = "all")]
+        events: Vec<String>,
+        /// All that there are
+        #[arg(long)]
+        all: bool,
+        /// Only say how many
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Asks the host, and shows what it says.
+pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
+    let client = Client::connect(ctx).await?;
+    let query: Query = vec![("tenant", ctx.tenant().to_string())];
+    let path = |name: &str| format!("/v1/consumers/{}/dead-letters", escape(name));
+    match args.verb {
+        Verb::List { name, after, limit } => {
+            let letters = list(&client, &path(&name), &query, after, limit as usize).await?;
+            ctx.out.list(
+                &letters,
+                &["event", "set aside", "reason", "attempts", "type", "foreign id", "message"],
+                row,
+            )?;
+            if letters.len() == limit as usize {
+                let last = letters.last().map(|letter| letter.event.id.as_str()).unwrap_or_default();
+                ctx.out.talk(format!("there may be more: --after {last}"));
+            }
+        }
+        Verb::Show { name, event } => {
+            let letter: DeadLetterView = client.get(&format!("{}/{}", path(&name), escape(&event)), query).await?;
+            ctx.out.object(&letter, lines)?;
+        }
+        Verb::Purge { name, events, all, dry_run } => {
+            let events = events.into_iter().map(|event| EventId(event.into())).collect();
+            let body = serde_json::to_vec(&Purge { events, all, dry_run })
+                .map_err(|error| Error::corrupt("a request is not JSON").because(error))?;
+            let purged: Purged =
+                client.post(&format!("/v1/consumers/{}/purge-dead-letters", escape(&name)), query, body).await?;
+            let would = if purged.dry_run { "would be purged" } else { "purged" };
+            ctx.out.object(&purged, |purged| vec![(would, purged.purged.to_string())])?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// As many as there are, or as are wanted: one answer has no more than fit into it.
+async fn list(
+    client: &Client,
+    path: &str,
+    query: &Query,
+    mut after: Option<String>,
+    limit: usize,
+) -> Result<Vec<DeadLetterView>> {
+    let mut letters: Vec<DeadLetterView> = Vec::new();
+    while letters.len() < limit {
+        let mut query = query.clone();
+        query.push(("limit", (limit - letters.len()).to_string()));
+        query.extend(after.map(|after| ("after", after)));
+        let page: Vec<DeadLetterView> = client.get(path, query).await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.event.id.clone());
+        letters.extend(page);
+    }
+    Ok(letters)
+}
+
+fn row(letter: &DeadLetterView) -> Vec<String> {
+    vec![
+        letter.event.id.clone(),
+        letter.reason.since.to_string(),
+        reason(letter),
+        letter.attempts.to_string(),
+        letter.event.r#type.to_string(),
+        letter.event.foreign_id.clone(),
+        letter.reason.message.lines().next().unwrap_or_default().to_owned(),
+    ]
+}
+
+fn reason(letter: &DeadLetterView) -> String {
+    let skipped = if letter.skipped { ", skipped" } else { "" };
+    format!("{}{skipped}", letter.reason.code)
+}
+
+fn lines(letter: &DeadLetterView) -> Vec<(&'static str, String)> {
+    let event = &letter.event;
+    let json = event.metadata.as_ref().map(ToString::to_string);
+    let base64 = || event.metadata_base64.as_ref().map(|base64| format!("base64 {base64}"));
+    let metadata = json.or_else(|| event.metadata_text.clone()).or_else(base64).unwrap_or_default();
+    let mut lines = vec![
+        ("event", event.id.clone()),
+        ("type", event.r#type.to_string()),
+        ("foreign id", event.foreign_id.clone()),
+        ("timestamp", event.timestamp.to_string()),
+        ("metadata", metadata),
+    ];
+    lines.extend(event.headers.iter().map(|(name, value)| ("header", format!("{name}: {value}"))));
+    lines.extend([
+        ("reason", reason(letter)),
+        ("", letter.reason.message.clone()),
+        ("set aside", letter.reason.since.to_string()),
+        ("attempts", letter.attempts.to_string()),
+        ("component", letter.digest.clone()),
+    ]);
+    lines.extend(letter.logs.lines().map(|line| ("logged", line.to_owned())));
+    lines
+}

@@ -1,0 +1,89 @@
+//! Events that were set aside: a consumer that cannot handle one goes on without it, and nothing of it is lost.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    event::{Cursor, Event, EventId, Headers, Timestamp},
+    store::{Digest, Reason},
+    tenant::ShardId,
+};
+
+/// An event that was set aside, with all that is known of why. Written in the commit that moves the cursor past it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadLetter {
+    /// The shard that set it aside.
+    pub shard: ShardId,
+    /// The event, whole: it outlives its stream's.
+    pub event: Event,
+    /// What happened at the last attempt, and when; a trap's message has its backtrace.
+    pub reason: Reason,
+    /// Whether it was to be skipped, so that nobody is expected to look at it.
+    pub is_skipped: bool,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// The component that failed.
+    pub digest: Digest,
+    /// The last lines that the guest logged and printed in that attempt.
+    pub logs: String,
+}
+
+/// All of a dead letter but for what has columns of its own, as stores keep it: JSON, so that it can grow.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    cursor: String,
+    r#type: i32,
+    foreign_id: bytestring::ByteString,
+    /// Microseconds since 1970: a calendar does not name all that an event may have.
+    timestamp: i64,
+    headers: Headers,
+    reason: Reason,
+    skipped: bool,
+    attempts: u32,
+    digest: Digest,
+    logs: String,
+}
+
+impl DeadLetter {
+    /// When it was set aside.
+    pub fn at(&self) -> Timestamp {
+        self.reason.since
+    }
+
+    /// Its column `record`.
+    pub(crate) fn record(&self) -> Result<String> {
+        let Self { event, reason, is_skipped, attempts, digest, logs, .. } = self.clone();
+        let record = Record {
+            cursor: hex::encode(&event.cursor.0),
+            r#type: event.r#type,
+            foreign_id: event.foreign_id,
+            timestamp: event.timestamp.0,
+            headers: event.headers,
+            reason,
+            skipped: is_skipped,
+            attempts,
+            digest,
+            logs,
+        };
+        serde_json::to_string(&record).map_err(|error| Error::corrupt("a dead letter is not JSON").because(error))
+    }
+
+    /// Reads it back from its columns.
+    pub(crate) fn read(shard: ShardId, id: EventId, metadata: Bytes, record: &str) -> Result<Self> {
+        let corrupt = || Error::corrupt(format!("the dead letter of event {id} of {shard}"));
+        let record: Record = serde_json::from_str(record).map_err(|error| corrupt().because(error))?;
+        let cursor = hex::decode(record.cursor).map_err(|error| corrupt().because(error))?;
+        let event = Event {
+            id,
+            cursor: Cursor(cursor.into()),
+            r#type: record.r#type,
+            foreign_id: record.foreign_id,
+            timestamp: Timestamp(record.timestamp),
+            metadata,
+            headers: record.headers,
+        };
+        let Record { reason, skipped: is_skipped, attempts, digest, logs, .. } = record;
+        Ok(Self { shard, event, reason, is_skipped, attempts, digest, logs })
+    }
+}

@@ -1,0 +1,91 @@
+//! A consumer that sets aside what it cannot handle, and what its operator does about it, with the real binary.
+
+use serde_json::{Value, json};
+use tendon_tests::project::{Project, free_address, get};
+
+fn project(api: &str, on_exhausted: &str, behaviours: &[&str]) -> Project {
+    let project = Project::new(&format!(
+        r#"
+        [host]
+        listen = "{api}"
+        [store.main]
+        url = "sqlite://test.db"
+        [stream.events]
+        [consumer.subject]
+        component = "guest.wasm"
+        stream = "events"
+        config = {{ behaviour = "by-event" }}
+        retry = {{ attempts = 3, base = "1ms", on-exhausted = "{on_exhausted}" }}
+        "#
+    ));
+    let line = |text: &&str| json!({"type": 1, "foreign_id": "a", "metadata_text": text}).to_string() + "\n";
+    project.write("events.jsonl", behaviours.iter().map(line).collect::<String>());
+    project
+}
+
+fn all<'v>(letters: &'v Value, what: &str) -> Vec<&'v Value> {
+    letters.as_array().unwrap().iter().map(|letter| letter.pointer(what).unwrap()).collect()
+}
+
+#[test]
+fn what_cannot_be_handled_is_set_aside_and_the_rest_is_handled() {
+    let api = free_address();
+    let project =
+        project(&api, "dead-letter", &["append", "fail", "append", "reject", "panic", "say", "append", "emit 1"]);
+    let _host = project.host();
+    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+    // What it may not do ends it, too, and the last event is such a one.
+    let subject = project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "8");
+    assert_eq!(
+        (&subject["status"], &subject["attempts"], &subject["reason"]),
+        (&json!("running"), &json!(0), &Value::Null)
+    );
+    let ids = project.json(&["state", "get", "subject", "ids", "--as", "text"])["value"].clone();
+    assert_eq!(ids, "1 3 7 ");
+
+    let letters = project.json(&["dlq", "list", "subject"]);
+    assert_eq!(all(&letters, "/event/id"), ["2", "4", "5", "6", "8"]);
+    assert_eq!(all(&letters, "/reason/code"), ["retry", "reject", "trap", "reject", "denied"]);
+    assert_eq!(all(&letters, "/attempts"), [3, 1, 3, 1, 1]);
+    assert_eq!(all(&letters, "/event/metadata_text"), ["fail", "reject", "panic", "say", "emit 1"]);
+    assert!(letters[2]["reason"]["message"].as_str().unwrap().contains("boom of 5"), "{letters}");
+    assert!(letters[0]["digest"].as_str().unwrap().starts_with("sha256:"));
+    let shown = project.json(&["dlq", "show", "subject", "6"]);
+    assert_eq!(shown["logs"], "INFO said\nINFO printed");
+    assert_eq!(
+        all(&project.json(&["dlq", "list", "subject", "--after", "4", "--limit", "2"]), "/event/id"),
+        ["5", "6"]
+    );
+    let metrics = get(&api, "/metrics", &format!("Host: {api}\r\n"));
+    assert!(
+        metrics.contains(r#"tendon_consumer_dead_letters_total{tenant="default",consumer="subject"} 5"#),
+        "{metrics}"
+    );
+}
+
+#[test]
+fn dead_letters_outlive_a_restart_and_are_purged_by_name_or_all_at_once() {
+    let project = project("127.0.0.1:0", "skip", &["fail", "reject", "reject", "append"]);
+    let host = project.host();
+    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "4");
+    host.kill();
+    let list = || project.json(&["dlq", "list", "subject"]);
+    assert_eq!(all(&list(), "/skipped"), [true, true, true]);
+    let without = project.run(&["dlq", "purge", "subject", "--all"]);
+    assert_eq!(without.status.code(), Some(3), "nobody runs who could");
+
+    let _host = project.host();
+    let purge = |arguments: &[&str]| project.json(&[&["dlq", "purge", "subject"], arguments].concat());
+    let missing = project.run(&["dlq", "purge", "subject", "2", "4"]);
+    let says = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert!(!missing.status.success() && says.contains("event 4") && says.contains("tendon dlq list"), "{says}");
+    assert_eq!(all(&list(), "/event/id"), ["1", "2", "3"], "nothing was purged");
+    assert_eq!(purge(&["2"]), json!({"purged": 1, "dry_run": false}));
+    assert_eq!(purge(&["--all", "--dry-run"]), json!({"purged": 2, "dry_run": true}));
+    assert_eq!(all(&list(), "/event/id"), ["1", "3"]);
+    assert_eq!(purge(&["--all"])["purged"], 2);
+    assert_eq!(list(), json!([]));
+    let table = project.run(&["dlq", "list", "subject"]);
+    assert!(String::from_utf8_lossy(&table.stdout).contains("MESSAGE"), "{table:?}");
+}
