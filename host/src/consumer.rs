@@ -11,13 +11,15 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+mod redrive;
+
 use crate::{
     batch::{self, Gathered},
     changes::Changes,
     dead_letter::DeadLetter,
     deployment::Spec,
     error::{Error, Result},
-    event::Event,
+    event::{Event, EventId},
     filter::Matcher,
     handler::{Failure, FailureKind, Handled, Handler},
     in_flight::{InFlight, Submitted},
@@ -26,6 +28,7 @@ use crate::{
     source,
     store::{Commit, Move, Position, Revision, Status},
     tailer::{Piece, Subscription},
+    tenant::ConsumerId,
     view::{View, ViewSpec},
 };
 
@@ -36,19 +39,20 @@ pub async fn run(shard: &mut Shard) -> Result<Stop> {
     if let Some(stop) = run.stands() {
         return Ok(stop);
     }
+    let mut stop = run.redrive().await?;
     loop {
-        let stop = match run.next().await? {
+        if let Some(stop) = stop {
+            run.commit().await?;
+            run.settle().await?;
+            return Ok(stop);
+        }
+        stop = match run.next().await? {
             Next::Events(piece) => run.handle(&piece).await?,
             Next::Due => run.commit().await.map(|()| None)?,
             Next::Swap => run.swap().await.map(|()| None)?,
             Next::Stop => Some(Stop::Asked),
             Next::Row => run.look_again().await?,
         };
-        if let Some(stop) = stop {
-            run.commit().await?;
-            run.settle().await?;
-            return Ok(stop);
-        }
     }
 }
 
@@ -88,6 +92,8 @@ struct Run<'a> {
     since: Instant,
     changes: Changes,
     dead_letters: Vec<DeadLetter>,
+    /// What was set aside and has now been handled.
+    purged: Vec<(ConsumerId, EventId)>,
     /// The last event that was passed.
     last: Option<Event>,
     /// The next call takes no more events than this: the prefix of a batch that was undone.
@@ -121,6 +127,7 @@ impl<'a> Run<'a> {
             since: Instant::now(),
             changes: Changes::default(),
             dead_letters: Vec::new(),
+            purged: Vec::new(),
             last: None,
             call_events_max: usize::MAX,
             in_flight: InFlight::default(),
@@ -193,8 +200,7 @@ impl<'a> Run<'a> {
         let (seen, unseen) = piece.events().split_at(selected.seen);
         self.skip(seen, selected.matching.len());
         if let (Some(message), Some(event)) = (selected.failure, unseen.first()) {
-            let failure = Failure { kind: FailureKind::Filter, index: 0, message, after: None, logs: String::new() };
-            if let After::Stop(stop) = self.failed(failure, 0, event).await? {
+            if let After::Stop(stop) = self.failed(Failure::of_filter(message), 0, event).await? {
                 return Ok(Some(stop));
             }
             self.events = self.shard.tailer.subscribe(self.next_row.cursor.clone());
@@ -311,6 +317,7 @@ impl<'a> Run<'a> {
             attempts: std::mem::take(&mut self.next_row.attempts),
             digest: self.version.factory.digest(),
             logs: failure.logs,
+            redrive_at: None,
         });
         self.pass(event);
         self.commit().await.map(|()| After::Next)
@@ -344,7 +351,8 @@ impl<'a> Run<'a> {
         let set_aside = self.dead_letters.len();
         let mirror = self.version.spec.legacy_cursor.clone().filter(|legacy| legacy.mirror);
         let dead_letters = std::mem::take(&mut self.dead_letters);
-        let commit = Commit { r#move: Some(r#move), changes, dead_letters, mirror, ..Commit::default() };
+        let purged = std::mem::take(&mut self.purged);
+        let commit = Commit { r#move: Some(r#move), changes, dead_letters, purged, mirror, ..Commit::default() };
         let pending = self.shard.committer.submit(commit).await;
         self.in_flight.push(Submitted { pending, at: Instant::now(), handled, emitted, set_aside });
         self.row_is_due = false;

@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     event::{Cursor, Event, EventId, Headers, Timestamp},
     store::{Digest, Reason},
-    tenant::ShardId,
+    tenant::{ConsumerId, ShardId},
 };
 
 /// An event that was set aside, with all that is known of why. Written in the commit that moves the cursor past it.
@@ -27,6 +27,30 @@ pub struct DeadLetter {
     pub digest: Digest,
     /// The last lines that the guest logged and printed in that attempt.
     pub logs: String,
+    /// Since when it is to be handled again. One that is set aside is not, whatever stands here.
+    pub redrive_at: Option<Timestamp>,
+}
+
+/// Which dead letters of a consumer are read.
+#[derive(Clone, Debug, Default)]
+pub struct Letters {
+    /// Those that were set aside after this event, which was then.
+    pub after: Option<(Timestamp, EventId)>,
+    /// Only those that are to be handled again.
+    pub is_due: bool,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A wish that a dead letter be handled again, or that it be not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redrive {
+    /// Whose.
+    pub consumer: ConsumerId,
+    /// Which event.
+    pub event: EventId,
+    /// Since when it is wished; none takes the wish back.
+    pub at: Option<Timestamp>,
 }
 
 /// All of a dead letter but for what has columns of its own, as stores keep it: JSON, so that it can grow.
@@ -70,7 +94,13 @@ impl DeadLetter {
     }
 
     /// Reads it back from its columns.
-    pub(crate) fn read(shard: ShardId, id: EventId, metadata: Bytes, record: &str) -> Result<Self> {
+    pub(crate) fn read(
+        shard: ShardId,
+        id: EventId,
+        metadata: Bytes,
+        redrive_at: Option<Timestamp>,
+        record: &str,
+    ) -> Result<Self> {
         let corrupt = || Error::corrupt(format!("the dead letter of event {id} of {shard}"));
         let record: Record = serde_json::from_str(record).map_err(|error| corrupt().because(error))?;
         let cursor = hex::decode(record.cursor).map_err(|error| corrupt().because(error))?;
@@ -84,6 +114,6 @@ impl DeadLetter {
             headers: record.headers,
         };
         let Record { reason, skipped: is_skipped, attempts, digest, logs, .. } = record;
-        Ok(Self { shard, event, reason, is_skipped, attempts, digest, logs })
+        Ok(Self { shard, event, reason, is_skipped, attempts, digest, logs, redrive_at })
     }
 }

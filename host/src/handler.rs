@@ -63,6 +63,13 @@ pub struct Failure {
     pub logs: String,
 }
 
+impl Failure {
+    /// The filter has no answer.
+    pub(crate) fn of_filter(message: String) -> Self {
+        Self { kind: FailureKind::Filter, index: 0, message, after: None, logs: String::new() }
+    }
+}
+
 /// The kinds of failure. All but the last count as attempts.
 #[derive(Debug)]
 pub enum FailureKind {

@@ -134,6 +134,13 @@ impl Host {
         .await
     }
 
+    /// Lets a consumer that runs here look at what is in the store for it.
+    pub async fn poke(&self, consumer: &ConsumerId) {
+        if let Some(supervised) = self.state.read().await.consumers.get(consumer) {
+            supervised.poke();
+        }
+    }
+
     /// An operator's move: through the same compare as every commit, with a fence of its own.
     async fn move_position(&self, consumer: &ConsumerId, change: impl Fn(&mut Position)) -> Result<Position> {
         let state = self.state.read().await;

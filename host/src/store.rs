@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     changes::Changes,
-    dead_letter::DeadLetter,
+    dead_letter::{DeadLetter, Letters, Redrive},
     deployment::{Deployment, LegacyCursor},
     error::{Error, Result},
     event::{Cursor, EventHash, EventId, Timestamp},
@@ -221,6 +221,8 @@ pub struct Commit {
     pub dead_letters: Vec<DeadLetter>,
     /// Events that are set aside no longer.
     pub purged: Vec<(ConsumerId, EventId)>,
+    /// Events that were set aside and are to be handled again, or are not.
+    pub redrives: Vec<Redrive>,
     /// A row of reflex's that gets the move's cursor, too: only where the store has one.
     pub mirror: Option<Arc<LegacyCursor>>,
 }
@@ -279,14 +281,9 @@ pub trait Store: Send + Sync {
     /// The bytes of a component that was deployed.
     async fn component(&self, digest: &Digest) -> Result<Bytes>;
 
-    /// What a consumer has set aside, in the order of time, then of event ids: at most `limit` after `after`, and no more
-    /// behind 4 MiB of payloads. None are none.
-    async fn dead_letters(
-        &self,
-        consumer: &ConsumerId,
-        after: Option<(Timestamp, EventId)>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>>;
+    /// What a consumer has set aside, in the order of time, then of event ids; no more behind 4 MiB of payloads. Where none
+    /// are read there are none.
+    async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>>;
 
     /// One event that was set aside.
     async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter>;

@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tendon::{
-    dead_letter::DeadLetter,
+    dead_letter::{DeadLetter, Letters},
     deployment::Deployment,
     error::{Error, Kind, Result},
-    event::{Cursor, Event, EventId, Timestamp},
+    event::{Cursor, Event, EventId},
     source::{Chunks, Lag, Source, Until},
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
@@ -112,13 +112,8 @@ impl Store for FaultyStore {
         self.fault.through(self.inner.component(digest)).await
     }
 
-    async fn dead_letters(
-        &self,
-        consumer: &ConsumerId,
-        after: Option<(Timestamp, EventId)>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>> {
-        self.fault.through(self.inner.dead_letters(consumer, after, limit)).await
+    async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>> {
+        self.fault.through(self.inner.dead_letters(consumer, which)).await
     }
 
     async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter> {

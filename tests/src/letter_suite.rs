@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tendon::{
     backend::CHUNK_BYTES_MAX,
-    dead_letter::DeadLetter,
+    dead_letter::{DeadLetter, Letters, Redrive},
     error::Kind,
     event::{Cursor, Event, EventId, Timestamp},
     limits::EVENT_BYTES_MAX,
@@ -38,12 +38,13 @@ pub fn letter(shard: &ShardId, id: &str, at: i64) -> DeadLetter {
         attempts: 8,
         digest: Digest::of(b"wasm"),
         logs: "INFO one\nWARN \"two\"".into(),
+        redrive_at: None,
     }
 }
 
 /// All that a consumer has set aside, by event.
 pub async fn set_aside(store: &dyn Store, consumer: &ConsumerId) -> Vec<String> {
-    let letters = store.dead_letters(consumer, None, u32::MAX).await.unwrap();
+    let letters = store.dead_letters(consumer, &Letters { limit: u32::MAX, ..Letters::default() }).await.unwrap();
     letters.iter().map(|letter| letter.event.id.to_string()).collect()
 }
 
@@ -65,7 +66,8 @@ pub async fn a_dead_letter_is_there_iff_its_move_is<P: Place>() {
     let database = place.open().await;
     let store = database.store();
     assert_eq!(store.dead_letter(&consumer("c"), &given.event.id).await.unwrap(), given);
-    assert_eq!(store.dead_letters(&consumer("c"), None, 10).await.unwrap(), [given]);
+    let ten = Letters { limit: 10, ..Letters::default() };
+    assert_eq!(store.dead_letters(&consumer("c"), &ten).await.unwrap(), [given]);
     let missing = store.dead_letter(&consumer("c"), &EventId("8".into())).await.unwrap_err();
     assert_eq!(missing.kind(), Kind::NotFound);
     assert_eq!(store.load(&shard("c")).await.unwrap().cursor.to_string(), "1");
@@ -86,7 +88,7 @@ pub async fn dead_letters_are_in_the_order_of_time_and_each_consumer_s_own<P: Pl
     assert_eq!(set_aside(&*store, &own).await, ["z", "a", "b", "10", "9"]);
     assert_eq!(set_aside(&*store, &theirs).await, ["a"]);
     let after = Some((Timestamp(5), EventId("a".into())));
-    let page = store.dead_letters(&own, after, 2).await.unwrap();
+    let page = store.dead_letters(&own, &Letters { after, is_due: false, limit: 2 }).await.unwrap();
     assert_eq!(page.iter().map(|letter| &*letter.event.id.0).collect::<Vec<_>>(), ["b", "10"]);
 
     // One that comes again takes its own place.
@@ -106,14 +108,44 @@ pub async fn dead_letters_are_read_by_pages_of_bounded_bytes<P: Place>() {
         one.event.metadata = vec![7; bytes].into();
         commit(&*store, Commit { dead_letters: vec![one], ..Commit::default() }).await.unwrap();
     }
-    let (mut after, mut pages) = (None, Vec::new());
+    let (mut which, mut pages) = (Letters { limit: 10, ..Letters::default() }, Vec::new());
     loop {
-        let page = store.dead_letters(&consumer("c"), after, 10).await.unwrap();
+        let page = store.dead_letters(&consumer("c"), &which).await.unwrap();
         let Some(last) = page.last() else { break };
-        after = Some((last.at(), last.event.id.clone()));
+        which.after = Some((last.at(), last.event.id.clone()));
         pages.push(page.len());
     }
     assert_eq!(pages, [3, 2]);
+}
+
+/// What is to be handled again is found by that, until it is set aside once more or the wish is taken back.
+pub async fn a_wish_to_handle_a_dead_letter_again_is_kept<P: Place>() {
+    let place = P::fresh().await;
+    let database = place.open().await;
+    let dead_letters = ["a", "b", "c", "d"].map(|id| letter(&shard("c"), id, 1)).to_vec();
+    commit(&*database.store(), Commit { dead_letters, ..Commit::default() }).await.unwrap();
+    let wish = |id: &str, at: Option<i64>| Redrive {
+        consumer: consumer("c"),
+        event: EventId(id.into()),
+        at: at.map(Timestamp),
+    };
+    let redrives = vec![wish("b", Some(7)), wish("c", Some(8)), wish("d", Some(8)), wish("never", Some(7))];
+    commit(&*database.store(), Commit { redrives, ..Commit::default() }).await.unwrap();
+    database.close().await;
+    let database = place.open().await;
+    let store = database.store();
+    let due = async || {
+        let which = Letters { is_due: true, limit: 10, after: None };
+        let letters = store.dead_letters(&consumer("c"), &which).await.unwrap();
+        letters.iter().map(|letter| (letter.event.id.to_string(), letter.redrive_at.unwrap().0)).collect::<Vec<_>>()
+    };
+    let of = |found: &[(&str, i64)]| found.iter().map(|(id, at)| (id.to_string(), *at)).collect::<Vec<_>>();
+    assert_eq!(due().await, of(&[("b", 7), ("c", 8), ("d", 8)]));
+    let dead_letters = vec![DeadLetter { redrive_at: Some(Timestamp(9)), ..letter(&shard("c"), "c", 2) }];
+    let redrives = vec![wish("b", None)];
+    commit(&*store, Commit { dead_letters, redrives, ..Commit::default() }).await.unwrap();
+    assert_eq!(due().await, of(&[("d", 8)]));
+    assert_eq!(set_aside(&*store, &consumer("c")).await, ["a", "b", "d", "c"]);
 }
 
 /// What is purged is gone, and nothing else is; what is not there is no error.

@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use tendon::{
-    dead_letter::DeadLetter,
+    dead_letter::{DeadLetter, Letters},
     deployment::Deployment,
     error::{Error, Result},
-    event::{EventId, Timestamp},
+    event::EventId,
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
 };
@@ -77,7 +77,7 @@ impl Store for Shelf {
         Err(broken())
     }
 
-    async fn dead_letters(&self, _: &ConsumerId, _: Option<(Timestamp, EventId)>, _: u32) -> Result<Vec<DeadLetter>> {
+    async fn dead_letters(&self, _: &ConsumerId, _: &Letters) -> Result<Vec<DeadLetter>> {
         Err(broken())
     }
 

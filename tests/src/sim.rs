@@ -22,7 +22,7 @@ use tendon::{
     clock::Clock,
     committer::Committer,
     consumer,
-    dead_letter::DeadLetter,
+    dead_letter::{DeadLetter, Letters, Redrive},
     deployment::{Deployment, Spec, StateScope},
     error::{Error, Kind, Result},
     event::{Cursor, Event, EventId, EventKey, NewEvent, Timestamp},
@@ -61,6 +61,8 @@ pub struct Plan {
     pub hosts: u32,
     /// Whether the store compares at all; the control does not.
     pub compares: bool,
+    /// Whether poison is none any more after a minute, and an operator then has all that was set aside handled again.
+    pub redrives: bool,
 }
 
 /// How long, in virtual time, a shard may take to its head once nothing fails any more.
@@ -152,16 +154,21 @@ async fn simulate(plan: Plan) -> Outcome {
         database.create_stream(&stream(text), Order::Native).await.unwrap();
     }
     let faults = Arc::new(Faults::new(plan.compares));
+    let cured = Arc::new(AtomicBool::new(false));
     let source = database.source(&stream("in")).await.unwrap();
     let world = Arc::new(World {
         source: Arc::new(FaultySource { inner: source, faults: faults.clone() }),
         store: Arc::new(FaultyStore { inner: database.store(), faults: faults.clone() }),
         faults: faults.clone(),
         clock: Clock::simulated(Timestamp(1_800_000_000_000_000)),
+        cured: cured.clone(),
         epoch: AtomicU64::new(1),
         restarts: AtomicU64::new(0),
     });
     tokio::spawn(produce(database.store(), plan, world.clock));
+    if plan.redrives {
+        tokio::spawn(redrive(database.store(), cured));
+    }
     let hosts: Vec<_> = (0..plan.hosts).map(|host| tokio::spawn(host_life(host, world.clone()))).collect();
     // Faults for two virtual minutes, and until the last event is in; then calm, in which everybody must arrive.
     sleep(Duration::from_secs(120)).await;
@@ -202,12 +209,27 @@ async fn produce(store: Arc<dyn Store>, plan: Plan, clock: Clock) {
     }
 }
 
+/// An operator who has mended the component.
+async fn redrive(store: Arc<dyn Store>, cured: Arc<AtomicBool>) {
+    sleep(Duration::from_secs(60)).await;
+    cured.store(true, Relaxed);
+    loop {
+        let consumer = shard_id().consumer;
+        let wish = |event| Redrive { consumer: consumer.clone(), event: EventId(event), at: Some(Timestamp(1)) };
+        let redrives = set_aside(&*store, &consumer).await.into_iter().map(|id| wish(id.into())).collect();
+        store.commit(&[Commit { redrives, ..Commit::default() }]).await.remove(0).unwrap();
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
 /// What all hosts and the operator know.
 struct World {
     store: Arc<dyn Store>,
     source: Arc<dyn Source>,
     faults: Arc<Faults>,
     clock: Clock,
+    /// Whether the component can handle poison now.
+    cured: Arc<AtomicBool>,
     /// The newest deployment: each is another component.
     epoch: AtomicU64,
     restarts: AtomicU64,
@@ -216,7 +238,7 @@ struct World {
 impl World {
     fn version(&self) -> Arc<Version> {
         let epoch = self.epoch.load(Relaxed);
-        let factory = Native::new(&format!("v{epoch}"), CountAndEmit);
+        let factory = Native::new(&format!("v{epoch}"), CountAndEmit(self.cured.clone()));
         Arc::new(Version { epoch: Epoch(epoch), spec: Arc::new(spec()), factory })
     }
 }
@@ -293,15 +315,15 @@ pub fn is_poison(id: &str) -> bool {
     id.parse::<u64>().unwrap() % 20 == 1
 }
 
-/// Counts a key's events and emits one for each; now and then it fails half-way, and with poison always.
-struct CountAndEmit;
+/// Counts a key's events and emits one for each; now and then it fails half-way, and with poison until that is cured.
+struct CountAndEmit(Arc<AtomicBool>);
 
 impl Logic for CountAndEmit {
     async fn handle(&self, event: &Event, view: &mut View) -> Result<(), Failure> {
         let before = view.get(&event.foreign_id).await.map_err(infrastructure)?;
         let count = before.map_or(0, |bytes| u64::from_le_bytes(bytes[..].try_into().unwrap()));
         view.write(&event.foreign_id, Some(&(count + 1).to_le_bytes())).unwrap();
-        if is_poison(&event.id.0) {
+        if is_poison(&event.id.0) && !self.0.load(Relaxed) {
             return Err(failure(FailureKind::Reject, "poison"));
         }
         if fastrand::u32(0..200) == 0 {
@@ -426,13 +448,8 @@ impl Store for FaultyStore {
         self.inner.component(digest).await
     }
 
-    async fn dead_letters(
-        &self,
-        consumer: &ConsumerId,
-        after: Option<(Timestamp, EventId)>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>> {
-        self.inner.dead_letters(consumer, after, limit).await
+    async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>> {
+        self.inner.dead_letters(consumer, which).await
     }
 
     async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter> {

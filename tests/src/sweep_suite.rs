@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tendon::{
     backend::Database,
+    dead_letter::Redrive,
     error::{Error, Kind, Result},
-    event::{Cursor, Event, EventId},
+    event::{Cursor, Event, EventId, Timestamp},
     limits::STATE_VALUE_BYTES_MAX,
     source::{Source, Until},
     store::{Commit, Duplicates, Owner, Store},
@@ -79,6 +80,8 @@ async fn prepared<P: Place>() -> (P, Database, Commit) {
     write.changes.emits.push(emit(&stream("out"), 1));
     write.duplicates = Duplicates::Skip;
     write.purged = vec![(consumer("c"), EventId("to be purged".into()))];
+    let wish = Redrive { consumer: consumer("c"), event: EventId("poison".into()), at: Some(Timestamp(1)) };
+    write.redrives = vec![wish];
     write.deployment = Some((deployment(&consumer("c"), b"wasm"), Bytes::from("wasm")));
     (place, database, write)
 }

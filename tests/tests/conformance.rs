@@ -59,6 +59,7 @@ conformance! {
         letter_suite::a_dead_letter_is_there_iff_its_move_is;
         letter_suite::dead_letters_are_in_the_order_of_time_and_each_consumer_s_own;
         letter_suite::dead_letters_are_read_by_pages_of_bounded_bytes;
+        letter_suite::a_wish_to_handle_a_dead_letter_again_is_kept;
         letter_suite::purged_dead_letters_are_gone;
         store_suite::emitted_events_are_in_their_streams_in_order;
         store_suite::an_event_key_is_appended_once;

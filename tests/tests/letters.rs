@@ -1,7 +1,7 @@
 //! A consumer that sets aside what it cannot handle, and what its operator does about it, with the real binary.
 
 use serde_json::{Value, json};
-use tendon_tests::project::{Project, free_address, get};
+use tendon_tests::project::{Project, free_address, get, wait};
 
 fn project(api: &str, on_exhausted: &str, behaviours: &[&str]) -> Project {
     let project = Project::new(&format!(
@@ -81,11 +81,48 @@ fn dead_letters_outlive_a_restart_and_are_purged_by_name_or_all_at_once() {
     let says = String::from_utf8_lossy(&missing.stderr).into_owned();
     assert!(!missing.status.success() && says.contains("event 4") && says.contains("tendon dlq list"), "{says}");
     assert_eq!(all(&list(), "/event/id"), ["1", "2", "3"], "nothing was purged");
-    assert_eq!(purge(&["2"]), json!({"purged": 1, "dry_run": false}));
-    assert_eq!(purge(&["--all", "--dry-run"]), json!({"purged": 2, "dry_run": true}));
+    assert_eq!(purge(&["2"]), json!({"changed": 1, "dry_run": false}));
+    assert_eq!(purge(&["--all", "--dry-run"]), json!({"changed": 2, "dry_run": true}));
     assert_eq!(all(&list(), "/event/id"), ["1", "3"]);
-    assert_eq!(purge(&["--all"])["purged"], 2);
+    assert_eq!(purge(&["--all"])["changed"], 2);
     assert_eq!(list(), json!([]));
     let table = project.run(&["dlq", "list", "subject"]);
     assert!(String::from_utf8_lossy(&table.stdout).contains("MESSAGE"), "{table:?}");
+}
+
+#[test]
+fn what_was_set_aside_is_handled_again_when_that_is_wished() {
+    let project = project("127.0.0.1:0", "dead-letter", &["append", "reject", "append", "panic"]);
+    let host = project.host();
+    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "4");
+    let letter = |event: &str| project.json(&["dlq", "show", "subject", event]);
+    let redrive =
+        |arguments: &[&str]| project.json(&[&["dlq", "redrive", "subject"], arguments].concat())["changed"].clone();
+    let ids = || project.json(&["state", "get", "subject", "ids", "--as", "text"])["value"].clone();
+
+    // It is no better than it was.
+    assert_eq!(redrive(&["2"]), 1);
+    wait("another attempt", || (letter("2")["attempts"] == 2).then_some(()));
+    assert_eq!((&letter("2")["redrive_since"], letter("4")["attempts"].as_u64()), (&Value::Null, Some(3)));
+
+    // A wish outlives the host, and can be taken back.
+    project.json(&["consumer", "pause", "subject"]);
+    assert_eq!(redrive(&["--all"]), 2);
+    assert!(letter("2")["redrive_since"].is_string());
+    assert_eq!(project.json(&["dlq", "cancel", "subject", "4"])["changed"], 1);
+    assert_eq!(letter("4")["redrive_since"], Value::Null);
+    host.kill();
+    let config = std::fs::read_to_string(project.path("tendon.toml")).unwrap();
+    project.write("tendon.toml", config.replace("by-event", "append"));
+    let _host = project.host();
+    project.json(&["consumer", "resume", "subject"]);
+    wait("event 2 to be handled", || (ids() == "1 3 2 ").then_some(()));
+    assert_eq!(all(&project.json(&["dlq", "list", "subject"]), "/event/id"), ["4"]);
+
+    assert_eq!(redrive(&["--all", "--dry-run"]), 1);
+    assert_eq!(redrive(&["--all"]), 1);
+    wait("event 4 to be handled", || (ids() == "1 3 2 4 ").then_some(()));
+    assert_eq!(project.json(&["dlq", "list", "subject"]), json!([]));
+    assert_eq!(project.json(&["cursor", "get", "subject"])["cursor"], "4");
 }

@@ -3,7 +3,7 @@
 use tendon_tests::sim::{Plan, is_poison, run};
 
 fn plan(seed: u64) -> Plan {
-    Plan { seed, events: 300, keys: 7, hosts: 1, compares: true }
+    Plan { seed, events: 300, keys: 7, hosts: 1, compares: true, redrives: false }
 }
 
 /// Checks that every event was counted and emitted once, in order, or set aside, and gives the faults that it took and the swaps.
@@ -34,6 +34,21 @@ fn one_host_applies_each_event_once_whatever_fails_and_whoever_operates_it() {
 #[test]
 fn three_hosts_that_fight_for_a_shard_apply_each_event_once() {
     applies_each_event_once_whatever_the_seed(3);
+}
+
+#[test]
+fn what_was_set_aside_is_handled_once_when_it_is_wished_whatever_fails() {
+    let mut late = 0;
+    for seed in 0..40 {
+        let plan = Plan { hosts: 1 + seed as u32 % 3, redrives: true, ..plan(seed) };
+        let outcome = run(plan);
+        assert_eq!(outcome.lost_and_doubled(&plan), (0, 0), "{plan:?}");
+        assert_eq!(outcome.set_aside, Vec::<String>::new(), "{plan:?}");
+        assert_eq!(outcome.counted, u64::from(plan.wanted()), "{plan:?}");
+        let ids: Vec<u64> = outcome.emitted.iter().map(|id| id.parse().unwrap()).collect();
+        late += ids.windows(2).filter(|pair| pair[1] < pair[0]).count();
+    }
+    assert!(late > 40, "only {late} events were handled behind later ones: little was set aside");
 }
 
 #[test]

@@ -24,13 +24,14 @@ const ABOVE_CORE: [&str; 9] = [
     "axum",
     "sqlx",
 ];
-const CORE: [&str; 21] = [
+const CORE: [&str; 22] = [
     "batch",
     "cache",
     "changes",
     "clock",
     "committer",
     "consumer",
+    "consumer/redrive",
     "dead_letter",
     "deployment",
     "error",

@@ -3,7 +3,13 @@
 
 use serde_json::{Value, json};
 
-use crate::{dead_letter::DeadLetter, error::Result, store::Commit};
+use crate::{
+    dead_letter::{DeadLetter, Redrive},
+    error::Result,
+    event::EventId,
+    store::Commit,
+    tenant::ConsumerId,
+};
 
 /// What commits set aside: `[item, tenant, consumer, event, shard, at, metadata, record]` for each; none where there is
 /// nothing.
@@ -18,10 +24,21 @@ pub(super) fn set_aside<'a>(commits: impl Iterator<Item = (usize, &'a Commit)>) 
     Ok((!rows.is_empty()).then(|| Value::from(rows).to_string()))
 }
 
+/// What commits want to be handled again, or not: `[item, tenant, consumer, event, since]` for each; none where there is
+/// nothing.
+pub(super) fn redrives<'a>(commits: impl Iterator<Item = (usize, &'a Commit)>) -> Option<String> {
+    let redrives = commits.flat_map(|(item, commit)| commit.redrives.iter().map(move |one| (item, one)));
+    let row = |(item, Redrive { consumer, event, at }): (usize, &Redrive)| {
+        json!([item, consumer.tenant, consumer.name, hex::encode(event.0.as_bytes()), at.map(|at| at.0)])
+    };
+    let rows: Vec<Value> = redrives.map(row).collect();
+    (!rows.is_empty()).then(|| Value::from(rows).to_string())
+}
+
 /// What commits purge: `[item, tenant, consumer, event]` for each; none where there is nothing.
 pub(super) fn purged<'a>(commits: impl Iterator<Item = (usize, &'a Commit)>) -> Option<String> {
     let purged = commits.flat_map(|(item, commit)| commit.purged.iter().map(move |one| (item, one)));
-    let row = |(item, (id, event)): (usize, &(crate::tenant::ConsumerId, crate::event::EventId))| {
+    let row = |(item, (id, event)): (usize, &(ConsumerId, EventId))| {
         json!([item, id.tenant, id.name, hex::encode(event.0.as_bytes())])
     };
     let rows: Vec<Value> = purged.map(row).collect();

@@ -27,6 +27,7 @@ pub(super) fn only_moves(commit: &Commit) -> bool {
         && commit.changes.is_empty()
         && commit.dead_letters.is_empty()
         && commit.purged.is_empty()
+        && commit.redrives.is_empty()
         && commit.mirror.is_none()
         && commit.r#move.is_some()
         && !swaps(commit)

@@ -284,10 +284,13 @@ fn label(commit: &Commit) -> String {
         (Some(r#move), ..) => format!("commit {}", r#move.from.shard),
         (None, Some(consumer), _) => format!("commit {consumer}"),
         (None, None, Some((deployment, _))) => format!("deploy {}", deployment.consumer),
-        (None, None, None) => match commit.purged.first() {
-            Some((consumer, _)) => format!("purge dead letters of {consumer}"),
-            None => "append".to_owned(),
-        },
+        (None, None, None) => {
+            let redriven = commit.redrives.first().map(|redrive| &redrive.consumer);
+            match commit.purged.first().map(|(consumer, _)| consumer).or(redriven) {
+                Some(consumer) => format!("change dead letters of {consumer}"),
+                None => "append".to_owned(),
+            }
+        }
     }
 }
 

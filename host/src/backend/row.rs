@@ -15,6 +15,8 @@ use crate::{
 pub(super) trait Columns {
     /// A number.
     fn number(&self, column: &str) -> sqlx::Result<i64>;
+    /// A number, or none.
+    fn number_or_null(&self, column: &str) -> sqlx::Result<Option<i64>>;
     /// A text, or none.
     fn text(&self, column: &str) -> sqlx::Result<Option<String>>;
     /// Bytes, or none.
@@ -30,6 +32,10 @@ where
     R::Database: Database,
 {
     fn number(&self, column: &str) -> sqlx::Result<i64> {
+        self.try_get(column)
+    }
+
+    fn number_or_null(&self, column: &str) -> sqlx::Result<Option<i64>> {
         self.try_get(column)
     }
 
@@ -95,7 +101,8 @@ pub(super) fn swap(row: &impl Columns) -> sqlx::Result<Swap> {
 /// A dead letter, from a row of its table.
 pub(super) fn dead_letter(row: &impl Columns) -> sqlx::Result<DeadLetter> {
     let id = EventId(bytes(row, "event")?.try_into().map_err(decode)?);
-    DeadLetter::read(shard(row)?, id, bytes(row, "metadata")?.into(), &text(row, "record")?).map_err(decode)
+    let redrive_at = row.number_or_null("redrive_at")?.map(Timestamp);
+    DeadLetter::read(shard(row)?, id, bytes(row, "metadata")?.into(), redrive_at, &text(row, "record")?).map_err(decode)
 }
 
 /// A tenant's id, from its column.

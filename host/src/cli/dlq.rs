@@ -1,4 +1,4 @@
-//! `tendon dlq list|show|purge`.
+//! `tendon dlq list|show|redrive|cancel|purge`.
 
 use clap::Subcommand;
 
@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     event::EventId,
-    server::dead_letters::{DeadLetterView, Purge, Purged},
+    server::dead_letters::{Changed, Chosen, DeadLetterView},
 };
 
 /// What about dead letters.
@@ -43,20 +43,28 @@ pub enum Verb {
         /// The event's id
         event: String,
     },
+    /// Have some, or all, handled again, each once: those that fail stay, with their new error
+    Redrive(Choice),
+    /// Take back the wish to have some, or all, handled again, for those that have not been
+    Cancel(Choice),
     /// Forget some, or all, for ever
-    Purge {
-        /// The consumer
-        name: String,
-        /// The events' ids
-        #[arg(value_name = "EVENT", required_unless_present = "all", conflicts_with = "all")]
-        events: Vec<String>,
-        /// All that there are
-        #[arg(long)]
-        all: bool,
-        /// Only say how many
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Purge(Choice),
+}
+
+/// Which of a consumer's dead letters are meant.
+#[derive(Debug, clap::Args)]
+pub struct Choice {
+    /// The consumer
+    name: String,
+    /// The events' ids
+    #[arg(value_name = "EVENT", required_unless_present = "all", conflicts_with = "all")]
+    events: Vec<String>,
+    /// All that there are
+    #[arg(long)]
+    all: bool,
+    /// Only say how many
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Asks the host, and shows what it says.
@@ -81,17 +89,31 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
             let letter: DeadLetterView = client.get(&format!("{}/{}", path(&name), escape(&event)), query).await?;
             ctx.out.object(&letter, lines)?;
         }
-        Verb::Purge { name, events, all, dry_run } => {
-            let events = events.into_iter().map(|event| EventId(event.into())).collect();
-            let body = serde_json::to_vec(&Purge { events, all, dry_run })
-                .map_err(|error| Error::corrupt("a request is not JSON").because(error))?;
-            let purged: Purged =
-                client.post(&format!("/v1/consumers/{}/purge-dead-letters", escape(&name)), query, body).await?;
-            let would = if purged.dry_run { "would be purged" } else { "purged" };
-            ctx.out.object(&purged, |purged| vec![(would, purged.purged.to_string())])?;
+        Verb::Redrive(choice) => {
+            change(ctx, &client, choice, "redrive-dead-letters", ["to be handled again"; 2]).await?
+        }
+        Verb::Cancel(choice) => {
+            change(ctx, &client, choice, "cancel-redrives", ["cancelled", "would be cancelled"]).await?
+        }
+        Verb::Purge(choice) => {
+            change(ctx, &client, choice, "purge-dead-letters", ["purged", "would be purged"]).await?
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Changes some or all; `words` say what was done, and what would be.
+async fn change(ctx: &Ctx, client: &Client, choice: Choice, route: &str, words: [&'static str; 2]) -> Result<()> {
+    let Choice { name, events, all, dry_run } = choice;
+    let events = events.into_iter().map(|event| EventId(event.into())).collect();
+    let body = serde_json::to_vec(&Chosen { events, all, dry_run })
+        .map_err(|error| Error::corrupt("a request is not JSON").because(error))?;
+    let (path, query) =
+        (format!("/v1/consumers/{}/{route}", escape(&name)), vec![("tenant", ctx.tenant().to_string())]);
+    let changed: Changed = client.post(&path, query, body).await?;
+    let [was, would] = words;
+    let word = if changed.dry_run { would } else { was };
+    ctx.out.object(&changed, |changed| vec![(word, changed.changed.to_string())])
 }
 
 /// As many as there are, or as are wanted: one answer has no more than fit into it.
@@ -152,6 +174,7 @@ fn lines(letter: &DeadLetterView) -> Vec<(&'static str, String)> {
         ("attempts", letter.attempts.to_string()),
         ("component", letter.digest.clone()),
     ]);
+    lines.extend(letter.redrive_since.map(|since| ("to be redriven", format!("since {since}"))));
     lines.extend(letter.logs.lines().map(|line| ("logged", line.to_owned())));
     lines
 }

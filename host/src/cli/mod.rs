@@ -118,7 +118,7 @@ enum Verb {
     Consumer(consumer::Args),
     /// See where a consumer is
     Cursor(cursor::Args),
-    /// See what a consumer could not handle and set aside, and purge it
+    /// See what a consumer could not handle and set aside, have it handled again, or purge it
     Dlq(dlq::Args),
     /// See what a consumer keeps
     State(state::Args),

@@ -9,7 +9,8 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    dead_letter::DeadLetter,
+    clock::Clock,
+    dead_letter::{DeadLetter, Letters, Redrive},
     error::{Error, Result},
     event::{EventId, Timestamp},
     store::{Commit, Reason, Store},
@@ -23,7 +24,7 @@ use super::{
     views::EventView,
 };
 
-/// Dead letters that one answer holds, and one commit purges, at the most.
+/// Dead letters that one answer holds, and one commit changes, at the most.
 const LETTERS_MAX: u32 = 1_000;
 
 /// Which are asked for.
@@ -36,9 +37,9 @@ pub(super) struct Page {
     limit: Option<u32>,
 }
 
-/// What is to be purged.
+/// Which are to be changed.
 #[derive(Deserialize, Serialize)]
-pub struct Purge {
+pub struct Chosen {
     /// These events.
     pub events: Vec<EventId>,
     /// Or all.
@@ -47,13 +48,38 @@ pub struct Purge {
     pub dry_run: bool,
 }
 
-/// What was purged.
+/// What was changed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Purged {
+pub struct Changed {
     /// How many.
-    pub purged: u64,
+    pub changed: u64,
     /// Whether they were only counted.
     pub dry_run: bool,
+}
+
+/// What becomes of dead letters.
+#[derive(Clone, Copy)]
+enum Change {
+    /// They are forgotten.
+    Purge,
+    /// They are handled again, as is wished since then.
+    Redrive(Timestamp),
+    /// They are not, after all.
+    Cancel,
+}
+
+impl Change {
+    fn of(self, consumer: &ConsumerId, events: Vec<EventId>) -> Commit {
+        let id = || consumer.clone();
+        let redrives = |at| events.iter().map(|event| Redrive { consumer: id(), event: event.clone(), at }).collect();
+        match self {
+            Self::Redrive(at) => Commit { redrives: redrives(Some(at)), ..Commit::default() },
+            Self::Cancel => Commit { redrives: redrives(None), ..Commit::default() },
+            Self::Purge => {
+                Commit { purged: events.into_iter().map(|event| (id(), event)).collect(), ..Commit::default() }
+            }
+        }
+    }
 }
 
 /// An event that a consumer has set aside.
@@ -71,6 +97,9 @@ pub struct DeadLetterView {
     pub digest: String,
     /// What the guest logged and printed in the last attempt.
     pub logs: String,
+    /// Since when it is to be handled again.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub redrive_since: Option<Timestamp>,
 }
 
 impl From<DeadLetter> for DeadLetterView {
@@ -82,6 +111,7 @@ impl From<DeadLetter> for DeadLetterView {
             attempts: letter.attempts,
             digest: letter.digest.to_string(),
             logs: letter.logs,
+            redrive_since: letter.redrive_at,
         }
     }
 }
@@ -102,7 +132,8 @@ pub(super) async fn list(
         Some(event) => Some((store.dead_letter(&id, event).await?.at(), event.clone())),
         None => None,
     };
-    let letters = store.dead_letters(&id, after, query.limit.unwrap_or(LETTERS_MAX).min(LETTERS_MAX)).await?;
+    let limit = query.limit.unwrap_or(LETTERS_MAX).min(LETTERS_MAX);
+    let letters = store.dead_letters(&id, &Letters { after, is_due: false, limit }).await?;
     Ok(Json(letters.into_iter().map(DeadLetterView::from).collect()))
 }
 
@@ -119,48 +150,78 @@ pub(super) async fn purge(
     State(api): State<Api>,
     Path(name): Path<String>,
     Query(query): Query<Tenant>,
-    Json(purge): Json<Purge>,
-) -> Result<Json<Purged>, Failure> {
-    api.host()?;
+    Json(chosen): Json<Chosen>,
+) -> Result<Json<Changed>, Failure> {
+    Ok(Json(change(&api, &id(query.tenant, &name)?, chosen, Change::Purge).await?))
+}
+
+pub(super) async fn redrive(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Tenant>,
+    Json(chosen): Json<Chosen>,
+) -> Result<Json<Changed>, Failure> {
     let id = id(query.tenant, &name)?;
-    let store = store(&api, &id).await?;
-    let Purge { events, all, dry_run } = purge;
-    let purged = match (all, events.as_slice()) {
-        (true, []) => purge_all(&*store, &id, dry_run).await?,
-        (false, [_, ..]) => purge_these(&*store, &id, events, dry_run).await?,
-        _ => return Err(Failure(Error::invalid("say which events are to be purged, or that all are"))),
+    let changed = change(&api, &id, chosen, Change::Redrive(Clock::System.now())).await?;
+    api.host()?.poke(&id).await;
+    Ok(Json(changed))
+}
+
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Tenant>,
+    Json(chosen): Json<Chosen>,
+) -> Result<Json<Changed>, Failure> {
+    Ok(Json(change(&api, &id(query.tenant, &name)?, chosen, Change::Cancel).await?))
+}
+
+async fn change(api: &Api, id: &ConsumerId, chosen: Chosen, change: Change) -> Result<Changed> {
+    api.host()?;
+    let store = store(api, id).await?;
+    let Chosen { events, all, dry_run } = chosen;
+    let changed = match (all, events.as_slice()) {
+        (true, []) => change_all(&*store, id, change, dry_run).await?,
+        (false, [_, ..]) => change_these(&*store, id, events, change, dry_run).await?,
+        _ => return Err(Error::invalid("say which events are meant, or that all are")),
     };
-    Ok(Json(Purged { purged, dry_run }))
+    Ok(Changed { changed, dry_run })
 }
 
 /// These, or none where one of them is not there.
-async fn purge_these(store: &dyn Store, id: &ConsumerId, mut events: Vec<EventId>, dry_run: bool) -> Result<u64> {
+async fn change_these(
+    store: &dyn Store,
+    id: &ConsumerId,
+    mut events: Vec<EventId>,
+    change: Change,
+    dry_run: bool,
+) -> Result<u64> {
     events.sort_unstable();
     events.dedup();
     for event in &events {
         store.dead_letter(id, event).await?;
     }
-    let purged = events.len() as u64;
-    remove(store, id, events, dry_run).await.map(|()| purged)
+    let changed = events.len() as u64;
+    commit(store, change.of(id, events), dry_run).await.map(|()| changed)
 }
 
-async fn purge_all(store: &dyn Store, id: &ConsumerId, dry_run: bool) -> Result<u64> {
-    let (mut purged, mut after): (u64, Option<(Timestamp, EventId)>) = (0, None);
+async fn change_all(store: &dyn Store, id: &ConsumerId, change: Change, dry_run: bool) -> Result<u64> {
+    let mut which = Letters { is_due: matches!(change, Change::Cancel), limit: LETTERS_MAX, after: None };
+    let mut changed = 0;
     loop {
-        let letters = store.dead_letters(id, after, LETTERS_MAX).await?;
-        let Some(last) = letters.last() else { return Ok(purged) };
-        after = Some((last.at(), last.event.id.clone()));
-        purged += letters.len() as u64;
+        let letters = store.dead_letters(id, &which).await?;
+        let Some(last) = letters.last() else { return Ok(changed) };
+        which.after = Some((last.at(), last.event.id.clone()));
+        changed += letters.len() as u64;
         let events = letters.into_iter().map(|letter| letter.event.id).collect();
-        remove(store, id, events, dry_run).await?;
+        commit(store, change.of(id, events), dry_run).await?;
     }
 }
 
-async fn remove(store: &dyn Store, id: &ConsumerId, events: Vec<EventId>, dry_run: bool) -> Result<()> {
+async fn commit(store: &dyn Store, commit: Commit, dry_run: bool) -> Result<()> {
     if dry_run {
         return Ok(());
     }
-    let purged = events.into_iter().map(|event| (id.clone(), event)).collect();
-    let answers = store.commit(&[Commit { purged, ..Commit::default() }]).await;
+    let answers = store.commit(&[commit]).await;
     answers.into_iter().try_for_each(|answer| answer.map(drop))
 }

@@ -74,6 +74,8 @@ pub fn routes(api: Api) -> Router {
         .route("/v1/consumers/{consumer}/state", get(consumers::state))
         .route("/v1/consumers/{consumer}/dead-letters", get(dead_letters::list))
         .route("/v1/consumers/{consumer}/purge-dead-letters", post(dead_letters::purge))
+        .route("/v1/consumers/{consumer}/redrive-dead-letters", post(dead_letters::redrive))
+        .route("/v1/consumers/{consumer}/cancel-redrives", post(dead_letters::cancel))
         .route("/v1/consumers/{consumer}/dead-letters/{event}", get(dead_letters::show))
         .fallback(|| async { Failure(Error::not_found("the API has no such route")) })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -23,7 +23,14 @@ pub(super) async fn crashes(report: &mut Report) -> Result<()> {
 /// Runs the simulation on threads of its own: its time is virtual.
 pub(super) fn simulation(report: &mut Report) -> Result<()> {
     let seeds = if report.scale() == Scale::Full { 1_000 } else { 50 };
-    let plan = |seed| Plan { seed, events: 300, keys: 7, hosts: 1 + (seed % 3) as u32, compares: true };
+    let plan = |seed| Plan {
+        seed,
+        events: 300,
+        keys: 7,
+        hosts: 1 + (seed % 3) as u32,
+        compares: true,
+        redrives: seed % 2 == 0,
+    };
     let (mut lost, mut doubled, mut faults, mut restarts) = (0, 0, 0, 0);
     for seed in report.seed()..report.seed() + seeds {
         let outcome = simulate(plan(seed));

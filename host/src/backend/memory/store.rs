@@ -9,7 +9,7 @@ use super::{Memory, Tables, no_stream};
 use crate::{
     backend::{self, cursor_at},
     changes::{Emit, StateKey, Write},
-    dead_letter::DeadLetter,
+    dead_letter::{DeadLetter, Letters, Redrive},
     deployment::Deployment,
     error::{Error, Kind, Result},
     event::{Event, EventId, Timestamp},
@@ -80,22 +80,20 @@ impl Store for Memory {
             .ok_or_else(|| Error::not_found(format!("there is no component {digest}")))
     }
 
-    async fn dead_letters(
-        &self,
-        consumer: &ConsumerId,
-        after: Option<(Timestamp, EventId)>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>> {
+    async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>> {
         let tables = self.tables.lock().await;
         let letters = tables.dead_letters.get(consumer).into_iter().flatten();
-        let later = letters.filter(|(at, _)| after.as_ref().is_none_or(|after| *at > after));
+        let is_wanted = |(at, letter): &(&(Timestamp, EventId), &DeadLetter)| {
+            which.after.as_ref().is_none_or(|after| *at > after) && (!which.is_due || letter.redrive_at.is_some())
+        };
         let mut bytes = 0;
         let fits = |letter: &&DeadLetter| {
             let is_within = bytes < backend::CHUNK_BYTES_MAX;
             bytes += letter.event.metadata.len();
             is_within
         };
-        Ok(later.map(|(_, letter)| letter).take(limit as usize).take_while(fits).cloned().collect())
+        let wanted = letters.filter(is_wanted).map(|(_, letter)| letter).take(which.limit as usize);
+        Ok(wanted.take_while(fits).cloned().collect())
     }
 
     async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter> {
@@ -207,7 +205,11 @@ impl Tables {
         }
         for letter in &commit.dead_letters {
             let letters = self.dead_letters.entry(letter.shard.consumer.clone()).or_default();
-            letters.insert((letter.at(), letter.event.id.clone()), letter.clone());
+            letters.insert((letter.at(), letter.event.id.clone()), DeadLetter { redrive_at: None, ..letter.clone() });
+        }
+        for Redrive { consumer, event, at } in &commit.redrives {
+            let letters = self.dead_letters.get_mut(consumer).into_iter().flat_map(|letters| letters.values_mut());
+            letters.filter(|letter| letter.event.id == *event).for_each(|letter| letter.redrive_at = *at);
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Every place at which a test can make a claim or a commit crash, in the order in which a full commit passes them.
-pub const FAILPOINTS: [&str; 25] = [
+pub const FAILPOINTS: [&str; 26] = [
     "mysql claim begin",
     "mysql claim position",
     "mysql claim counter",
@@ -34,6 +34,7 @@ pub const FAILPOINTS: [&str; 25] = [
     "mysql mirror",
     "mysql history",
     "mysql dead letters",
+    "mysql redrives",
     "mysql purge",
     "mysql deploy",
     "mysql known keys",

@@ -7,6 +7,8 @@ CREATE TABLE IF NOT EXISTS tendon_dead_letter (
     at       BIGINT         NOT NULL, -- microseconds since 1970
     metadata LONGBLOB       NOT NULL,
     record   LONGTEXT       NOT NULL, -- JSON
+    redrive_at BIGINT,                -- since when it is to be handled again
     PRIMARY KEY (tenant, consumer, event),
-    KEY tendon_dead_letter_at (tenant, consumer, at, event)
+    KEY tendon_dead_letter_at (tenant, consumer, at, event),
+    KEY tendon_dead_letter_redrive (tenant, consumer, redrive_at)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;

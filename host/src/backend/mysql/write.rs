@@ -1,6 +1,9 @@
 //! What a commit writes beside positions and state: history, deployments, events.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+};
 
 use sqlx::{AssertSqlSafe, MySql, MySqlConnection, mysql::MySqlArguments, query::Query};
 
@@ -19,6 +22,7 @@ use crate::{
         round::{Wanted, wanted},
     },
     changes::Emit,
+    dead_letter::Redrive,
     error::{Error, Result},
     event::{EventId, EventKey},
     store::Committed,
@@ -29,7 +33,8 @@ const HISTORY: &str = "INSERT INTO tendon_history (tenant, consumer, shard, revi
 
 const SET_ASIDE: &str = "INSERT INTO tendon_dead_letter (tenant, consumer, event, shard, at, metadata, record) VALUES ";
 const SET_ASIDE_END: &str = " ON DUPLICATE KEY UPDATE shard = VALUES(shard), at = VALUES(at),
-    metadata = VALUES(metadata), record = VALUES(record)";
+    metadata = VALUES(metadata), record = VALUES(record), redrive_at = NULL";
+const REDRIVE: &str = "UPDATE tendon_dead_letter SET redrive_at = ";
 const PURGE: &str = "DELETE FROM tendon_dead_letter WHERE (tenant, consumer, event) IN (";
 
 const COMPONENT: &str = "INSERT INTO tendon_component (digest, piece, bytes) VALUES ";
@@ -76,21 +81,36 @@ impl Mysql {
     pub(super) async fn write_dead_letters(&self, open: &mut Transaction, items: &[&Item<'_>]) -> Result<(), Failed> {
         let mut letters = self.batches(SET_ASIDE, SET_ASIDE_END);
         let mut purged = self.batches(PURGE, ")");
-        let key = |ConsumerId { tenant, name }: &ConsumerId, event: &EventId| {
-            Row::new().name(tenant.0.as_str()).name(name.as_str()).bytes(event.0.as_bytes())
-        };
         for commit in items.iter().map(|item| item.commit) {
             for letter in &commit.dead_letters {
-                let row = key(&letter.shard.consumer, &letter.event.id).number(i64::from(letter.shard.index));
+                let row = letter_key(&letter.shard.consumer, &letter.event.id).number(i64::from(letter.shard.index));
                 let row = row.number(letter.at().0).bytes(&letter.event.metadata);
                 letters.push(&row.bytes(letter.record()?.as_bytes()).end())?;
             }
             for (consumer, event) in &commit.purged {
-                purged.push(&key(consumer, event).end())?;
+                purged.push(&letter_key(consumer, event).end())?;
             }
         }
         self.send(open, "mysql dead letters", letters).await?;
+        self.redrive(open, items).await?;
         self.send(open, "mysql purge", purged).await
+    }
+
+    /// Wishes, by when they were made: all of a call have the same moment.
+    async fn redrive(&self, open: &mut Transaction, items: &[&Item<'_>]) -> Result<(), Failed> {
+        let mut by_moment: BTreeMap<Option<i64>, Vec<&Redrive>> = BTreeMap::new();
+        for redrive in items.iter().flat_map(|item| &item.commit.redrives) {
+            by_moment.entry(redrive.at.map(|at| at.0)).or_default().push(redrive);
+        }
+        for (at, redrives) in by_moment {
+            let at = at.map_or("NULL".to_owned(), |at| at.to_string());
+            let mut rows = self.batches(format!("{REDRIVE}{at} WHERE (tenant, consumer, event) IN ("), ")");
+            for Redrive { consumer, event, .. } in redrives {
+                rows.push(&letter_key(consumer, event).end())?;
+            }
+            self.send(open, "mysql redrives", rows).await?;
+        }
+        Ok(())
     }
 
     /// Activates deployments.
@@ -221,6 +241,11 @@ impl Mysql {
     pub(super) fn batches(&self, head: impl Into<String>, tail: impl Into<Cow<'static, str>>) -> Batches {
         Batches::new(head, tail, self.0.packet_bytes_max)
     }
+}
+
+/// What a row of a dead letter begins with.
+fn letter_key(ConsumerId { tenant, name }: &ConsumerId, event: &EventId) -> Row {
+    Row::new().name(tenant.0.as_str()).name(name.as_str()).bytes(event.0.as_bytes())
 }
 
 /// Why keys were not taken. One that a producer repeats was written by another one since this one looked.

@@ -95,7 +95,14 @@ const SET_ASIDE: &str = ", set_aside AS (
         SELECT l->>1, l->>2, decode(l->>3, 'hex'), (l->>4)::int8, (l->>5)::int8, decode(l->>6, 'hex'), l->>7
         FROM json_array_elements($37::json) AS l WHERE (l->>0)::int4 IN (SELECT item FROM standing)
         ON CONFLICT (tenant, consumer, event) DO UPDATE
-            SET shard = excluded.shard, at = excluded.at, metadata = excluded.metadata, record = excluded.record
+            SET shard = excluded.shard, at = excluded.at, metadata = excluded.metadata, record = excluded.record,
+                redrive_at = NULL
+    )";
+
+const REDRIVE: &str = ", redriven AS (
+        UPDATE tendon.dead_letter AS d SET redrive_at = (l->>4)::int8 FROM json_array_elements($39::json) AS l
+        WHERE d.tenant = l->>1 AND d.consumer = l->>2 AND d.event = decode(l->>3, 'hex')
+            AND (l->>0)::int4 IN (SELECT item FROM standing)
     )";
 
 const PURGE: &str = ", purged AS (
@@ -106,10 +113,10 @@ const PURGE: &str = ", purged AS (
 
 const DEPLOYMENT: &str = ", component AS (
         INSERT INTO tendon.component (digest, bytes)
-        SELECT $39, $40 WHERE EXISTS (SELECT 1 FROM standing) ON CONFLICT DO NOTHING
+        SELECT $40, $41 WHERE EXISTS (SELECT 1 FROM standing) ON CONFLICT DO NOTHING
     ), deployment AS (
         INSERT INTO tendon.deployment (tenant, consumer, epoch, digest, spec, at)
-        SELECT $41, $42, $43, $39, $44, $45 WHERE EXISTS (SELECT 1 FROM standing)
+        SELECT $42, $43, $44, $40, $45, $46 WHERE EXISTS (SELECT 1 FROM standing)
     )";
 
 /// The columns of the commits' moves.
@@ -172,8 +179,10 @@ pub(super) fn statement<'a>(items: &'a [Item<'a>], wanted: &'a [Committed]) -> R
         items.iter().zip(wanted).find_map(|(item, to)| Some((item.commit.deployment.as_ref()?, to.epoch?)));
     let commits = || items.iter().enumerate().map(|(number, item)| (number, item.commit));
     let (set_aside, purged) = (dead_letter::set_aside(commits())?, dead_letter::purged(commits()));
+    let redrives = dead_letter::redrives(commits());
     let mut sql = sql(&moves, &writes, &emits, items);
     sql.push_str(set_aside.as_ref().map_or("", |_| SET_ASIDE));
+    sql.push_str(redrives.as_ref().map_or("", |_| REDRIVE));
     sql.push_str(purged.as_ref().map_or("", |_| PURGE));
     sql.push_str(if deployment.is_some() { DEPLOYMENT } else { "" });
     sql.push_str(" SELECT ARRAY(SELECT item FROM moved), ");
@@ -188,7 +197,7 @@ pub(super) fn statement<'a>(items: &'a [Item<'a>], wanted: &'a [Committed]) -> R
     query = query.bind(writes.value).bind(emits.item).bind(emits.key).bind(emits.number).bind(emits.r#type);
     query =
         query.bind(emits.foreign_id).bind(emits.timestamp).bind(emits.metadata).bind(emits.headers).bind(emits.trace);
-    query = query.bind(moves.swaps).bind(set_aside).bind(purged);
+    query = query.bind(moves.swaps).bind(set_aside).bind(purged).bind(redrives);
     if let Some(((deployment, component), epoch)) = deployment {
         let spec = serde_json::to_string(&deployment.spec)
             .map_err(|error| Error::corrupt("a spec is not JSON").because(error))?;

@@ -3,12 +3,12 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use bytestring::ByteString;
-use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, postgres::PgRow};
 
 use super::Postgres;
 use crate::{
     backend::{CHUNK_BYTES_MAX, no_letter, round, row},
-    dead_letter::DeadLetter,
+    dead_letter::{DeadLetter, Letters},
     deployment::Deployment,
     error::{Error, Result},
     event::{EventId, Timestamp},
@@ -37,6 +37,15 @@ const SCAN: &str = "
 
 const ACTIVE: &str = "
     SELECT DISTINCT ON (tenant, consumer) * FROM tendon.deployment ORDER BY tenant, consumer, epoch DESC";
+
+/// Dead letters, and how many bytes of payloads are ahead of each.
+const LETTERS: &str = "
+    SELECT * FROM (
+        SELECT d.*, SUM(LENGTH(metadata)) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING) - LENGTH(metadata) AS ahead
+        FROM tendon.dead_letter AS d WHERE tenant = $1 AND consumer = $2 AND (at, event) > ($3, $4) {due}
+        ORDER BY at, event LIMIT $5
+    ) AS page WHERE ahead < $6 ORDER BY at, event";
+const DUE: &str = "AND redrive_at IS NOT NULL";
 
 #[async_trait]
 impl Store for Postgres {
@@ -123,26 +132,15 @@ impl Store for Postgres {
         bytes.map(Bytes::from).ok_or_else(|| Error::not_found(format!("there is no component {digest}")))
     }
 
-    async fn dead_letters(
-        &self,
-        consumer: &ConsumerId,
-        after: Option<(Timestamp, EventId)>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>> {
-        let (at, event) = after.unwrap_or((Timestamp(i64::MIN), EventId(ByteString::new())));
-        let sql = "
-            SELECT * FROM (
-                SELECT *, sum(length(metadata)) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING)
-                    - length(metadata) AS ahead
-                FROM tendon.dead_letter WHERE tenant = $1 AND consumer = $2 AND (at, event) > ($3, $4)
-                ORDER BY at, event LIMIT $5
-            ) AS page WHERE ahead < $6 ORDER BY at, event";
-        let letters = sqlx::query(sql)
+    async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>> {
+        let (at, event) = which.after.clone().unwrap_or((Timestamp(i64::MIN), EventId(ByteString::new())));
+        let sql = LETTERS.replace("{due}", if which.is_due { DUE } else { "" });
+        let letters = sqlx::query(AssertSqlSafe(sql))
             .bind(consumer.tenant.0.as_str())
             .bind(consumer.name.as_str())
             .bind(at.0)
             .bind(event.0.as_bytes().as_ref())
-            .bind(i64::from(limit))
+            .bind(i64::from(which.limit))
             .bind(CHUNK_BYTES_MAX as i64)
             .try_map(|found: PgRow| row::dead_letter(&found));
         self.rows(letters.fetch_all(&self.0.readers).await)

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Every place at which a test can make a claim or a commit crash, in the order in which a full commit passes them.
-pub const FAILPOINTS: [&str; 23] = [
+pub const FAILPOINTS: [&str; 24] = [
     "sqlite claim counter",
     "sqlite claim position",
     "sqlite claim commit",
@@ -39,6 +39,7 @@ pub const FAILPOINTS: [&str; 23] = [
     "sqlite events",
     "sqlite history",
     "sqlite dead letters",
+    "sqlite redrives",
     "sqlite purge",
     "sqlite component",
     "sqlite deployment",

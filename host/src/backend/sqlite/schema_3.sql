@@ -7,7 +7,10 @@ CREATE TABLE dead_letter (
     at       INTEGER NOT NULL, -- microseconds since 1970
     metadata BLOB    NOT NULL,
     record   TEXT    NOT NULL, -- JSON
+    redrive_at INTEGER,        -- since when it is to be handled again
     PRIMARY KEY (tenant, consumer, event)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX dead_letter_at ON dead_letter (tenant, consumer, at, event);
+
+CREATE INDEX dead_letter_redrive ON dead_letter (tenant, consumer, redrive_at) WHERE redrive_at IS NOT NULL;

@@ -3,12 +3,12 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use bytestring::ByteString;
-use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, sqlite::SqliteRow};
 
 use super::Sqlite;
 use crate::{
     backend::{CHUNK_BYTES_MAX, no_letter, round, row},
-    dead_letter::DeadLetter,
+    dead_letter::{DeadLetter, Letters},
     deployment::Deployment,
     error::{Error, Result},
     event::{EventId, Timestamp},
@@ -27,6 +27,15 @@ const ACTIVE: &str = "
     SELECT * FROM deployment AS d
     WHERE epoch = (SELECT max(epoch) FROM deployment WHERE tenant = d.tenant AND consumer = d.consumer)
     ORDER BY tenant, consumer";
+
+/// Dead letters, and how many bytes of payloads are ahead of each.
+const LETTERS: &str = "
+    SELECT * FROM (
+        SELECT d.*, SUM(LENGTH(metadata)) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING) - LENGTH(metadata) AS ahead
+        FROM dead_letter AS d WHERE tenant = ? AND consumer = ? AND (at, event) > (?, ?) {due}
+        ORDER BY at, event LIMIT ?
+    ) AS page WHERE ahead < ? ORDER BY at, event";
+const DUE: &str = "AND redrive_at IS NOT NULL";
 
 #[async_trait]
 impl Store for Sqlite {
@@ -88,25 +97,15 @@ impl Store for Sqlite {
         bytes.map(Bytes::from).ok_or_else(|| Error::not_found(format!("there is no component {digest}")))
     }
 
-    async fn dead_letters(
-        &self,
-        consumer: &ConsumerId,
-        after: Option<(Timestamp, EventId)>,
-        limit: u32,
-    ) -> Result<Vec<DeadLetter>> {
-        let (at, event) = after.unwrap_or((Timestamp(i64::MIN), EventId(ByteString::new())));
-        let sql = "
-            SELECT * FROM (
-                SELECT *, sum(length(metadata)) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING)
-                    - length(metadata) AS ahead
-                FROM dead_letter WHERE tenant = ? AND consumer = ? AND (at, event) > (?, ?) ORDER BY at, event LIMIT ?
-            ) WHERE ahead < ? ORDER BY at, event";
-        let letters = sqlx::query(sql)
+    async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>> {
+        let (at, event) = which.after.clone().unwrap_or((Timestamp(i64::MIN), EventId(ByteString::new())));
+        let sql = LETTERS.replace("{due}", if which.is_due { DUE } else { "" });
+        let letters = sqlx::query(AssertSqlSafe(sql))
             .bind(consumer.tenant.0.as_str())
             .bind(consumer.name.as_str())
             .bind(at.0)
             .bind(event.0.as_bytes().as_ref())
-            .bind(i64::from(limit))
+            .bind(i64::from(which.limit))
             .bind(CHUNK_BYTES_MAX as i64)
             .try_map(|found: SqliteRow| row::dead_letter(&found));
         self.rows(letters.fetch_all(&self.0.readers).await)

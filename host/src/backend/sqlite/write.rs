@@ -29,6 +29,10 @@ const SET_ASIDE: &str = "
     INSERT OR REPLACE INTO dead_letter (tenant, consumer, event, shard, at, metadata, record)
     SELECT value->>1, value->>2, unhex(value->>3), value->>4, value->>5, unhex(value->>6), value->>7 FROM json_each(?1)";
 
+const REDRIVE: &str = "
+    UPDATE dead_letter SET redrive_at = value->>4 FROM json_each(?1)
+    WHERE tenant = value->>1 AND consumer = value->>2 AND event = unhex(value->>3)";
+
 const PURGE: &str = "
     DELETE FROM dead_letter WHERE (tenant, consumer, event) IN (
         SELECT value->>1, value->>2, unhex(value->>3) FROM json_each(?1)
@@ -137,14 +141,15 @@ impl Sqlite {
         done.map(drop).map_err(|error| self.failed("commit to", error))
     }
 
-    /// What is set aside, and what no longer is.
+    /// What is set aside, what of it is to be handled again, and what no longer is there.
     pub(super) async fn write_dead_letters(&self, open: &mut Transaction<'_>, items: &[&Item<'_>]) -> Result<()> {
         let commits = || items.iter().map(|item| (0, item.commit));
-        let both = [
+        let all = [
             ("sqlite dead letters", SET_ASIDE, dead_letter::set_aside(commits())?),
+            ("sqlite redrives", REDRIVE, dead_letter::redrives(commits())),
             ("sqlite purge", PURGE, dead_letter::purged(commits())),
         ];
-        for (point, sql, rows) in both {
+        for (point, sql, rows) in all {
             if let Some(rows) = rows {
                 self.0.failpoints.hit(point)?;
                 let done = sqlx::query(sql).bind(rows).execute(open.connection()).await;
