@@ -11,18 +11,20 @@ use std::{
 use futures_util::future::try_join_all;
 use tokio::sync::{Mutex, RwLock};
 
+mod moves;
+
 pub use crate::open::Catalog;
 use crate::{
     clock::Clock,
     config::{Config, resolved::Consumer as ConsumerConfig},
     deploy::Deployer,
     deployment::Deployment,
-    error::{Error, Kind, Result},
+    error::Result,
     notice::Notice,
     open::{Open, needs_restart},
     runtime::Engine,
     shard::{Shard, Version},
-    store::{Commit, Move, Owner, Position, Reason, Revision, Status},
+    store::{Commit, Owner},
     supervisor::{Standing, Supervised},
     telemetry::Telemetry,
     tenant::{ConsumerId, Name, ShardId},
@@ -30,8 +32,6 @@ use crate::{
 
 /// How long a swap may take before whoever asked for it stops waiting; it still happens.
 const SWAP_WAIT: Duration = Duration::from_secs(30);
-/// How often an operator's move is tried against a shard that commits at the same time.
-const MOVE_ATTEMPTS: u32 = 20;
 
 /// See the module.
 pub struct Host {
@@ -112,64 +112,6 @@ impl Host {
     pub async fn commit(&self, store: &Name, commit: Commit) -> Result<crate::store::Committed> {
         let committer = self.state.read().await.open.store(store)?.committer.clone();
         committer.commit(commit).await
-    }
-
-    /// Stops a consumer where it is, until it is resumed.
-    pub async fn pause(&self, consumer: &ConsumerId, why: String) -> Result<Position> {
-        let reason = Reason { code: "paused".into(), message: why, event: None, since: self.clock.now() };
-        self.move_position(consumer, |position| {
-            position.status = Status::Paused;
-            position.reason = Some(reason.clone());
-        })
-        .await
-    }
-
-    /// Lets a blocked or paused consumer go on; the event in its way is tried anew.
-    pub async fn resume(&self, consumer: &ConsumerId) -> Result<Position> {
-        self.move_position(consumer, |position| {
-            position.status = Status::Running;
-            position.reason = None;
-            position.attempts = 0;
-        })
-        .await
-    }
-
-    /// Lets a consumer that runs here look at what is in the store for it.
-    pub async fn poke(&self, consumer: &ConsumerId) {
-        if let Some(supervised) = self.state.read().await.consumers.get(consumer) {
-            supervised.poke();
-        }
-    }
-
-    /// An operator's move: through the same compare as every commit, with a fence of its own.
-    async fn move_position(&self, consumer: &ConsumerId, change: impl Fn(&mut Position)) -> Result<Position> {
-        let state = self.state.read().await;
-        state.config.consumer(consumer)?;
-        let supervised = state.consumers.get(consumer);
-        let supervised = supervised.ok_or_else(|| Error::not_found(format!("{consumer} does not run here")))?;
-        let spec = supervised.version().spec.clone();
-        let store = state.open.store(&spec.store)?;
-        let shard = ShardId { consumer: consumer.clone(), index: 0 };
-        for _ in 0..MOVE_ATTEMPTS {
-            let from = store.database.store().load(&shard).await?;
-            let mut to = from.clone();
-            if from.revision == Revision(0) {
-                // Nothing has moved it yet, and after this it is no new one that its start holds for.
-                to.cursor = spec.start.clone();
-            }
-            change(&mut to);
-            to.updated_at = self.clock.now();
-            let r#move = Some(Move { from, to, takes_fence: true });
-            match store.committer.commit(Commit { r#move, ..Commit::default() }).await {
-                Ok(committed) => {
-                    supervised.poke();
-                    return committed.position.ok_or_else(|| Error::corrupt("the store gave back no position"));
-                }
-                Err(error) if error.kind() == Kind::Fenced => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(Error::fenced(format!("{consumer} commits faster than it can be moved; try again")))
     }
 
     /// Looks at a consumer's component file and, if it has changed, lets it take over.

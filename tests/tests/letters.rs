@@ -126,3 +126,32 @@ fn what_was_set_aside_is_handled_again_when_that_is_wished() {
     assert_eq!(project.json(&["dlq", "list", "subject"]), json!([]));
     assert_eq!(project.json(&["cursor", "get", "subject"])["cursor"], "4");
 }
+
+#[test]
+fn an_event_that_blocks_is_skipped_by_name_and_set_aside() {
+    let project = project("127.0.0.1:0", "block", &["append", "reject", "append", "panic"]);
+    let _host = project.host();
+    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+    let blocked = project.status("subject", "blocked");
+    assert!(blocked["next_step"].as_str().unwrap().contains("tendon consumer skip subject 2"), "{blocked}");
+    let refused = project.run(&["consumer", "skip", "subject", "3"]);
+    let says = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{says}");
+    assert!(says.contains("blocked by event 2, not 3") && says.contains("skip subject 2"), "{says}");
+
+    project.json(&["consumer", "skip", "subject", "2"]);
+    project.consumer("subject", "blocked again", |consumer| consumer["reason"]["event"] == "4");
+    project.json(&["consumer", "skip", "subject", "4"]);
+    let subject = project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "4");
+    assert_eq!((&subject["status"], &subject["attempts"]), (&json!("running"), &json!(0)));
+    assert_eq!(project.json(&["state", "get", "subject", "ids", "--as", "text"])["value"], "1 3 ");
+    let letters = project.json(&["dlq", "list", "subject"]);
+    assert_eq!(all(&letters, "/event/id"), ["2", "4"]);
+    assert_eq!(all(&letters, "/reason/code"), ["reject", "trap"]);
+    assert_eq!(all(&letters, "/attempts"), [1, 3]);
+    let refused = project.run(&["consumer", "skip", "subject", "4"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not blocked"), "{refused:?}");
+    // What comes is handled: the position's last event is the one that was skipped.
+    project.append("events", &json!("append"));
+    project.consumer("subject", "set aside or blocked", |consumer| consumer["status"] == "blocked");
+}

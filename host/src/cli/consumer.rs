@@ -1,4 +1,4 @@
-//! `tendon consumer list|show|pause|resume`.
+//! `tendon consumer list|show|pause|resume|skip`.
 
 use std::time::Duration;
 
@@ -49,6 +49,13 @@ pub enum Verb {
         /// The consumer
         name: String,
     },
+    /// Let one go on without the event that blocks it, which is set aside: see `tendon dlq`
+    Skip {
+        /// The consumer
+        name: String,
+        /// The event's id, as `tendon consumer show` names it
+        event: String,
+    },
 }
 
 /// Asks the host, and shows what it says.
@@ -71,6 +78,10 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         }
         Verb::Resume { name } => {
             show(ctx, &client.post(&format!("{}/resume", path(&name)), tenant(), Vec::new()).await?)?;
+        }
+        Verb::Skip { name, event } => {
+            let body = json!({ "event": event }).to_string().into_bytes();
+            show(ctx, &client.post(&format!("{}/skip", path(&name)), tenant(), body).await?)?;
         }
     }
     Ok(Exit::Ok)

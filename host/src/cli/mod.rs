@@ -114,7 +114,7 @@ enum Verb {
     Event(event::Args),
     /// List streams
     Stream(stream::Args),
-    /// List, show, pause and resume consumers
+    /// List, show, pause and resume consumers, and skip what blocks them
     Consumer(consumer::Args),
     /// See where a consumer is
     Cursor(cursor::Args),

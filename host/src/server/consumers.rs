@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::{
     deployment::StateScope,
     error::{Error, Result},
+    event::EventId,
     store::Scope,
     tenant::{ConsumerId, TenantId},
 };
@@ -39,6 +40,12 @@ pub(super) struct OneTenant {
 #[derive(Deserialize, Default)]
 pub(super) struct Why {
     reason: Option<String>,
+}
+
+/// The event that is meant.
+#[derive(Deserialize)]
+pub(super) struct Which {
+    event: EventId,
 }
 
 /// Which entries of a state are asked for.
@@ -101,6 +108,17 @@ pub(super) async fn resume(
 ) -> Result<Json<ConsumerDetail>, Failure> {
     let id = id(query.tenant, &name)?;
     api.host()?.resume(&id).await?;
+    Ok(Json(views::consumer(&api, &id).await?))
+}
+
+pub(super) async fn skip(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Tenant>,
+    Json(Which { event }): Json<Which>,
+) -> Result<Json<ConsumerDetail>, Failure> {
+    let id = id(query.tenant, &name)?;
+    api.host()?.skip(&id, &event).await?;
     Ok(Json(views::consumer(&api, &id).await?))
 }
 

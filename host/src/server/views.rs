@@ -369,7 +369,11 @@ fn next_step(status: &str, reason: Option<&Reason>, name: &str) -> Option<String
         "blocked" if reason.is_some_and(|reason| reason.code == FailureKind::Filter.code()) => {
             Some("change the consumer's filter so that it has an answer for the event".into())
         }
-        "blocked" => Some(format!("deploy a component that can handle the event, or `tendon consumer resume {name}`")),
+        "blocked" => {
+            let event = reason.and_then(|reason| reason.event.as_ref());
+            let skip = event.map(|event| format!(", or `tendon consumer skip {name} {event}`")).unwrap_or_default();
+            Some(format!("deploy a component that can handle the event, or `tendon consumer resume {name}`{skip}"))
+        }
         "paused" => Some(format!("`tendon consumer resume {name}`")),
         "stalled" => Some("see what the reason names; it goes on by itself once that works again".into()),
         "stopped" => Some("start a host with `tendon run`".into()),
