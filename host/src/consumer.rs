@@ -294,6 +294,9 @@ impl<'a> Run<'a> {
 
     /// Commits the attempt, and waits until it is time for the next one.
     async fn wait(&mut self, wait: Duration) -> Result<After> {
+        if let Some(reason) = &mut self.next_row.reason {
+            reason.retry_at = Some(self.shard.clock.now().after(wait));
+        }
         self.commit().await?;
         self.settle().await?;
         self.shard.metrics.retries.inc();

@@ -70,6 +70,11 @@ impl Timestamp {
         (self.0.div_euclid(1_000_000), u32::try_from(nanoseconds).unwrap_or_default())
     }
 
+    /// The moment so much later.
+    pub fn after(self, wait: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     /// The time from `earlier` to this moment; zero when `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

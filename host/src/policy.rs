@@ -91,6 +91,7 @@ pub fn reason(failure: &Failure, event: &EventId, now: Timestamp) -> Reason {
         message: failure.message.clone(),
         event: Some(event.clone()),
         since: now,
+        retry_at: None,
     }
 }
 

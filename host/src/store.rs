@@ -113,6 +113,9 @@ pub struct Reason {
     pub event: Option<EventId>,
     /// Since when.
     pub since: Timestamp,
+    /// When it is tried again, if so.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub retry_at: Option<Timestamp>,
 }
 
 /// A shard's row: where it is, and everything that decides who may move it.

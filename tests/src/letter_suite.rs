@@ -29,6 +29,7 @@ pub fn letter(shard: &ShardId, id: &str, at: i64) -> DeadLetter {
         message: "it 'ended'\n  in \\a \u{1F980}\0".into(),
         event: Some(event.id.clone()),
         since: Timestamp(at),
+        retry_at: None,
     };
     DeadLetter {
         shard: shard.clone(),

@@ -153,6 +153,7 @@ pub async fn every_field_of_a_position_survives<P: Place>() {
                 message: "a \"quoted\" line\nand \0 another ä".into(),
                 event: (n > 1).then(|| EventId("41".into())),
                 since: Timestamp(-1),
+                retry_at: (n > 1).then_some(Timestamp(4)),
             }),
             attempts: u32::MAX,
             digest: (n % 2 == 1).then(|| Digest::of(bytes)),

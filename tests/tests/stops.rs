@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use tendon::event::Timestamp;
 use tendon_tests::project::Project;
 
 const CONFIG: &str = r#"
@@ -22,7 +23,11 @@ fn an_operator_reaches_a_consumer_that_waits_for_its_next_attempt() {
     let project = Project::new(CONFIG);
     let _host = project.host();
     project.append("events", &json!({}));
-    project.consumer("subject", "failed once", |consumer| consumer["attempts"] == 1);
+    let failed = project.consumer("subject", "failed once", |consumer| consumer["attempts"] == 1);
+    let (since, at) = (&failed["reason"]["since"], &failed["reason"]["retry_at"]);
+    let moment = |value: &serde_json::Value| value.as_str().unwrap().parse::<Timestamp>().unwrap();
+    let wait = moment(at).since(moment(since)).as_secs();
+    assert!((1_800..=3_601).contains(&wait), "half an hour at least: {failed}");
     project.json(&["consumer", "pause", "subject"]);
     project.status("subject", "paused");
     assert_eq!(project.json(&["consumer", "resume", "subject"])["summary"]["attempts"], 0);

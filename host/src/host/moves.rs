@@ -19,7 +19,8 @@ const MOVE_ATTEMPTS: u32 = 20;
 impl Host {
     /// Stops a consumer where it is, until it is resumed.
     pub async fn pause(&self, consumer: &ConsumerId, why: String) -> Result<Position> {
-        let reason = Reason { code: "paused".into(), message: why, event: None, since: self.clock.now() };
+        let (code, since) = ("paused".into(), self.clock.now());
+        let reason = Reason { code, message: why, event: None, since, retry_at: None };
         self.move_position(consumer, |position| {
             position.status = Status::Paused;
             position.reason = Some(reason.clone());

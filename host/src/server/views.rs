@@ -355,7 +355,8 @@ fn status(position: Option<&Position>, standing: Option<&Standing>) -> (&'static
         (Some(Status::Blocked), _) => ("blocked", reason),
         (Some(Status::Paused), _) => ("paused", reason),
         (_, Some(Standing::Stalled { message, since })) => {
-            let reason = Reason { code: "stalled".into(), message: message.clone(), event: None, since: *since };
+            let reason =
+                Reason { code: "stalled".into(), message: message.clone(), event: None, since: *since, retry_at: None };
             ("stalled", Some(reason))
         }
         (_, Some(Standing::Starting)) => ("starting", reason),
