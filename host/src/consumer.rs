@@ -4,14 +4,17 @@
 //! and committing overlap: one commit is in flight while the next batch is gathered. Whatever goes wrong ends
 //! the run, and with it everything in memory; the next run begins from the row.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
 
+mod failure;
 mod redrive;
+
+use self::failure::After;
 
 use crate::{
     batch::{self, Gathered},
@@ -21,9 +24,9 @@ use crate::{
     error::{Error, Result},
     event::{Event, EventId},
     filter::Matcher,
-    handler::{Failure, FailureKind, Handled, Handler},
+    handler::{Failure, Handled, Handler},
     in_flight::{InFlight, Submitted},
-    policy::{self, Decision, OnExhausted},
+    policy,
     shard::{Shard, Stop, Version},
     source,
     store::{Commit, Move, Position, Revision, Status},
@@ -66,15 +69,6 @@ enum Next {
 }
 
 /// A run of the loop.
-/// How it goes on after a failure.
-enum After {
-    /// With the same event.
-    Again,
-    /// With the one behind it.
-    Next,
-    Stop(Stop),
-}
-
 struct Run<'a> {
     shard: &'a mut Shard,
     version: Arc<Version>,
@@ -173,7 +167,17 @@ impl<'a> Run<'a> {
         let selected = self.matcher.select(piece.events());
         let mut rest: &[Event] = &selected.matching;
         while let Some(first) = rest.first() {
-            let handled = self.call(rest).await?;
+            let ready = self.ready(rest);
+            if ready.is_empty() {
+                if let After::Stop(stop) = self.wait_for(first).await? {
+                    return Ok(Some(stop));
+                }
+                if self.is_swapped().await? {
+                    return Ok(None);
+                }
+                continue;
+            }
+            let handled = self.call(ready).await?;
             let (done, open) = rest.split_at(handled.done.min(rest.len()));
             self.gather(done, handled.changes);
             rest = open;
@@ -187,10 +191,7 @@ impl<'a> Run<'a> {
             } else if batch::is_due(&self.version.spec.batch, &self.gathered, false) {
                 self.commit().await?;
             }
-            if self.shard.version.has_changed().unwrap_or(false) {
-                self.swap().await?;
-                // The new version may want other events of this piece.
-                self.events = self.shard.tailer.subscribe(self.next_row.cursor.clone());
+            if self.is_swapped().await? {
                 return Ok(None);
             }
             if *self.shard.stop.borrow() && !rest.is_empty() {
@@ -209,6 +210,35 @@ impl<'a> Run<'a> {
             self.commit().await?;
         }
         Ok(None)
+    }
+
+    /// The events that are old enough to be handled.
+    fn ready<'e>(&self, events: &'e [Event]) -> &'e [Event] {
+        let lag = self.version.spec.lag;
+        if lag.is_zero() {
+            return events;
+        }
+        let now = self.shard.clock.now();
+        let ready = events.iter().take_while(|event| event.timestamp.after(lag) <= now).count();
+        events.get(..ready).unwrap_or_default()
+    }
+
+    /// Commits what there is, and waits until an event is old enough.
+    async fn wait_for(&mut self, event: &Event) -> Result<After> {
+        self.commit().await?;
+        self.settle().await?;
+        let ready_at = event.timestamp.after(self.version.spec.lag);
+        self.pause(ready_at.since(self.shard.clock.now())).await
+    }
+
+    /// Swaps where there is another version, which may want other events of the piece that is being handled.
+    async fn is_swapped(&mut self) -> Result<bool> {
+        if !self.shard.version.has_changed().unwrap_or(false) {
+            return Ok(false);
+        }
+        self.swap().await?;
+        self.events = self.shard.tailer.subscribe(self.next_row.cursor.clone());
+        Ok(true)
     }
 
     /// One turn of the handler, with as many events as the batch has room for.
@@ -260,70 +290,6 @@ impl<'a> Run<'a> {
         self.gathered.age = self.since.elapsed();
         self.next_row.cursor = last.cursor.clone();
         self.last = Some(last.clone());
-    }
-
-    /// An event failed. What stands before it is committed together with the attempt; policy says how it goes on.
-    /// The first `undone` events of the call were undone with it and are called again before anything counts.
-    async fn failed(&mut self, failure: Failure, undone: usize, event: &Event) -> Result<After> {
-        self.handler = None;
-        if let FailureKind::Infrastructure(error) = failure.kind {
-            return Err(error);
-        }
-        if undone > 0 {
-            self.call_events_max = undone;
-            return self.commit().await.map(|()| After::Again);
-        }
-        let attempts = self.next_row.attempts + 1;
-        let decision = policy::after_failure(&self.version.spec.retry, attempts, &failure, fastrand::f64());
-        tracing::warn!(shard = %self.shard.id, event = %event.id, digest = %self.version.factory.digest().short(),
-            attempts, kind = failure.kind.code(), ?decision, "event failed: {}", failure.message);
-        self.shard.metrics.failed(failure.kind.code());
-        self.next_row.attempts = attempts;
-        self.next_row.reason = Some(policy::reason(&failure, &event.id, self.shard.clock.now()));
-        self.row_is_due = true;
-        match decision {
-            Decision::Retry(wait) => self.wait(wait).await,
-            Decision::End(OnExhausted::Block) => {
-                self.next_row.status = Status::Blocked;
-                Ok(After::Stop(Stop::Blocked(self.next_row.reason.clone())))
-            }
-            Decision::End(OnExhausted::DeadLetter) => self.set_aside(failure, event, false).await,
-            Decision::End(OnExhausted::Skip) => self.set_aside(failure, event, true).await,
-        }
-    }
-
-    /// Commits the attempt, and waits until it is time for the next one.
-    async fn wait(&mut self, wait: Duration) -> Result<After> {
-        if let Some(reason) = &mut self.next_row.reason {
-            reason.retry_at = Some(self.shard.clock.now().after(wait));
-        }
-        self.commit().await?;
-        self.settle().await?;
-        self.shard.metrics.retries.inc();
-        tokio::select! {
-            biased;
-            () = sleep(wait) => Ok(After::Again),
-            () = is_raised(&mut self.shard.stop) => Ok(After::Stop(Stop::Asked)),
-            () = is_replaced(&mut self.shard.version) => Ok(After::Again),
-            () = self.shard.poke.notified() => self.look_again().await,
-        }
-    }
-
-    /// Goes on without an event: it is set aside in the commit that moves the cursor past it.
-    async fn set_aside(&mut self, failure: Failure, event: &Event, is_skipped: bool) -> Result<After> {
-        let Some(reason) = self.next_row.reason.take() else { return Ok(After::Again) };
-        self.dead_letters.push(DeadLetter {
-            shard: self.shard.id.clone(),
-            event: event.clone(),
-            reason,
-            is_skipped,
-            attempts: std::mem::take(&mut self.next_row.attempts),
-            digest: self.version.factory.digest(),
-            logs: failure.logs,
-            redrive_at: None,
-        });
-        self.pass(event);
-        self.commit().await.map(|()| After::Next)
     }
 
     /// Commits what was gathered: position, state and events, all or nothing.

@@ -1,6 +1,6 @@
 //! The immutable row that says what a consumer is. A config file only proposes one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,9 @@ pub struct Spec {
     pub start: Cursor,
     /// Which events it is called with.
     pub filter: Filter,
+    /// How old an event must be before it is handled.
+    #[serde(default)]
+    pub lag: Duration,
     /// Which state its handler sees.
     pub state: StateScope,
     /// How many shards.

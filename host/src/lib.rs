@@ -14,7 +14,7 @@
 //! | [`tailer`] | reads a stream once for all its consumers |
 //! | [`committer`] | merges the commits of many shards into one transaction |
 //! | [`metrics`] | what the loop counts |
-//! | [`shard`], [`consumer`] | one part of a consumer, and THE loop that runs it; `in_flight` holds its commits that are not answered yet |
+//! | [`shard`], [`consumer`] | one part of a consumer, and THE loop that runs it, with `failure` and `redrive` for what could not be handled; `in_flight` holds its commits that are not answered yet |
 //! | [`supervisor`] | keeps a shard's loop running, and says why it stands |
 //! | **runtime and backend** | |
 //! | [`runtime`] | runs components; the only place that knows wasmtime |

@@ -73,6 +73,7 @@ pub fn spec(stream: StreamId) -> Spec {
         store: name("main"),
         start: Cursor::START,
         filter: Filter::default(),
+        lag: Duration::ZERO,
         state: StateScope::Consumer,
         shards: 1,
         batch: BatchPolicy::default(),

@@ -1,6 +1,6 @@
 //! Deployments for tests that do not care what is in them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use tendon::{
     batch::BatchPolicy,
@@ -26,6 +26,7 @@ pub fn deployment(consumer: &ConsumerId, component: &[u8]) -> Deployment {
             store: name("main"),
             start: Cursor(vec![0xff, 0].into()),
             filter: Filter { types: vec![-1, 5], foreign_ids: vec!["a".into()], r#where: Some("type == 5".into()) },
+            lag: Duration::from_secs(3),
             state: StateScope::Key,
             shards: 1,
             batch: BatchPolicy::default(),

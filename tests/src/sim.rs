@@ -1,20 +1,19 @@
 //! The simulation: the very loop of the host, on one thread, in virtual time, over the memory backend, with faults at
 //! the ports. A run is a seed; the same seed gives the same run.
 
+mod faults;
+
 use std::{
-    cmp::Ordering,
     collections::BTreeMap,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use sha2::{Digest as _, Sha256};
 use tendon::{
     backend::{Database, Options, Order},
     batch::BatchPolicy,
@@ -22,9 +21,8 @@ use tendon::{
     clock::Clock,
     committer::Committer,
     consumer,
-    dead_letter::{DeadLetter, Letters, Redrive},
-    deployment::{Deployment, Spec, StateScope},
-    error::{Error, Kind, Result},
+    dead_letter::Redrive,
+    deployment::{Spec, StateScope},
     event::{Cursor, Event, EventId, EventKey, NewEvent, Timestamp},
     filter::Filter,
     handler::{Failure, FailureKind},
@@ -32,8 +30,8 @@ use tendon::{
     metrics::ConsumerMetrics,
     policy::{OnExhausted, RetryPolicy},
     shard::{Shard, Stop, Version},
-    source::{Chunks, Lag, Source, Until},
-    store::{Commit, Committed, Digest, Epoch, Key, Move, Owner, Position, Scope, Status, Store, Swap},
+    source::{Source, Until},
+    store::{Commit, Epoch, Move, Owner, Position, Scope, Status, Store},
     tailer::Tailer,
     tenant::{ConsumerId, Name, ShardId, StreamId, TenantId},
     view::View,
@@ -43,6 +41,7 @@ use tokio::{
     time::sleep,
 };
 
+use self::faults::{Faults, FaultySource, FaultyStore};
 use crate::{
     letter_suite::set_aside,
     native::{Logic, Native, failure, infrastructure},
@@ -64,6 +63,9 @@ pub struct Plan {
     /// Whether poison is none any more after a minute, and an operator then has all that was set aside handled again.
     pub redrives: bool,
 }
+
+/// How old events are before they are handled.
+const LAG: Duration = Duration::from_millis(40);
 
 /// How long, in virtual time, a shard may take to its head once nothing fails any more.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -131,6 +133,7 @@ fn spec() -> Spec {
         start: Cursor::START,
         // Every third event is not for it.
         filter: Filter { types: vec![0, 1], ..Filter::default() },
+        lag: LAG,
         state: StateScope::Consumer,
         shards: 1,
         batch: BatchPolicy { max: 8, ..BatchPolicy::default() },
@@ -238,7 +241,7 @@ struct World {
 impl World {
     fn version(&self) -> Arc<Version> {
         let epoch = self.epoch.load(Relaxed);
-        let factory = Native::new(&format!("v{epoch}"), CountAndEmit(self.cured.clone()));
+        let factory = Native::new(&format!("v{epoch}"), CountAndEmit(self.cured.clone(), self.clock));
         Arc::new(Version { epoch: Epoch(epoch), spec: Arc::new(spec()), factory })
     }
 }
@@ -316,10 +319,11 @@ pub fn is_poison(id: &str) -> bool {
 }
 
 /// Counts a key's events and emits one for each; now and then it fails half-way, and with poison until that is cured.
-struct CountAndEmit(Arc<AtomicBool>);
+struct CountAndEmit(Arc<AtomicBool>, Clock);
 
 impl Logic for CountAndEmit {
     async fn handle(&self, event: &Event, view: &mut View) -> Result<(), Failure> {
+        assert!(event.timestamp.after(LAG) <= self.1.now(), "event {} came too early", event.id);
         let before = view.get(&event.foreign_id).await.map_err(infrastructure)?;
         let count = before.map_or(0, |bytes| u64::from_le_bytes(bytes[..].try_into().unwrap()));
         view.write(&event.foreign_id, Some(&(count + 1).to_le_bytes())).unwrap();
@@ -350,150 +354,4 @@ async fn count(store: &dyn Store) -> u64 {
 async fn emitted(source: &dyn Source) -> Vec<String> {
     let chunks: Vec<_> = source.stream(Cursor::START, Until::Head).await.unwrap().collect().await;
     chunks.into_iter().flat_map(|chunk| chunk.unwrap().events).map(|event| event.foreign_id.to_string()).collect()
-}
-
-/// Decides what goes wrong, and keeps the trace.
-struct Faults {
-    calm: AtomicBool,
-    compares: bool,
-    injected: AtomicU64,
-    trace: Mutex<Sha256>,
-}
-
-impl Faults {
-    fn new(compares: bool) -> Self {
-        Self { calm: AtomicBool::new(false), compares, injected: AtomicU64::new(0), trace: Mutex::default() }
-    }
-
-    fn trace(&self) -> String {
-        format!("{:x}", self.trace.lock().unwrap().clone().finalize())
-    }
-
-    /// A call at a port: it takes a while, and once in `one_in` times it goes wrong.
-    async fn strike(&self, call: &str, one_in: u32) -> bool {
-        self.trace.lock().unwrap().update(call);
-        if self.calm.load(Relaxed) {
-            return false;
-        }
-        sleep(Duration::from_micros(fastrand::u64(0..8_000))).await;
-        let strikes = fastrand::u32(0..one_in) == 0;
-        self.injected.fetch_add(u64::from(strikes), Relaxed);
-        strikes
-    }
-}
-
-fn down() -> Error {
-    Error::unavailable("injected: the port is down")
-}
-
-/// A store whose calls take a while, fail before they act, or act and lose the answer.
-struct FaultyStore {
-    inner: Arc<dyn Store>,
-    faults: Arc<Faults>,
-}
-
-#[async_trait]
-impl Store for FaultyStore {
-    async fn claim(&self, shard: &ShardId, owner: &Owner) -> Result<Position> {
-        if self.faults.strike("claim", 20).await {
-            return Err(down());
-        }
-        self.inner.claim(shard, owner).await
-    }
-
-    async fn load(&self, shard: &ShardId) -> Result<Position> {
-        self.inner.load(shard).await
-    }
-
-    async fn get(&self, scope: &Scope, keys: &[Key]) -> Result<Vec<Option<Bytes>>> {
-        if self.faults.strike("get", 100).await {
-            return Err(down());
-        }
-        self.inner.get(scope, keys).await
-    }
-
-    async fn scan(&self, scope: &Scope, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(Key, Bytes)>> {
-        self.inner.scan(scope, prefix, after, limit).await
-    }
-
-    async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
-        let fail = |kind| commits.iter().map(|_| Err(Error::new(kind, "injected: the answer is lost"))).collect();
-        if self.faults.strike("commit", 20).await {
-            return fail(Kind::Unavailable);
-        }
-        let mut commits = commits.to_vec();
-        if !self.faults.compares {
-            for r#move in commits.iter_mut().filter_map(|commit| commit.r#move.as_mut()) {
-                r#move.from = self.inner.load(&r#move.from.shard).await.unwrap();
-            }
-            for emit in commits.iter_mut().flat_map(|commit| &mut commit.changes.emits) {
-                emit.key = EventKey::new(Timestamp(0), &[&fastrand::u64(..).to_le_bytes()]);
-            }
-        }
-        let answers = self.inner.commit(&commits).await;
-        let what = |commit: &Commit| (commit.r#move.clone(), commit.changes.writes.len(), commit.changes.emits.clone());
-        let call = format!("{:?}", commits.iter().map(what).collect::<Vec<_>>());
-        if self.faults.strike(&call, 20).await { fail(Kind::Ambiguous) } else { answers }
-    }
-
-    async fn positions(&self) -> Result<Vec<Position>> {
-        self.inner.positions().await
-    }
-
-    async fn deployments(&self) -> Result<Vec<Deployment>> {
-        self.inner.deployments().await
-    }
-
-    async fn component(&self, digest: &Digest) -> Result<Bytes> {
-        self.inner.component(digest).await
-    }
-
-    async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>> {
-        self.inner.dead_letters(consumer, which).await
-    }
-
-    async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter> {
-        self.inner.dead_letter(consumer, event).await
-    }
-
-    async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {
-        self.inner.history(shard).await
-    }
-}
-
-/// A source whose streams break off now and then.
-struct FaultySource {
-    inner: Arc<dyn Source>,
-    faults: Arc<Faults>,
-}
-
-#[async_trait]
-impl Source for FaultySource {
-    async fn head(&self) -> Result<Cursor> {
-        self.inner.head().await
-    }
-
-    async fn stream(&self, after: Cursor, until: Until) -> Result<Chunks> {
-        if self.faults.strike("stream", 20).await {
-            return Err(down());
-        }
-        let faults = self.faults.clone();
-        let chunks = self.inner.stream(after, until).await?;
-        Ok(Box::pin(chunks.then(move |chunk| {
-            let faults = faults.clone();
-            async move { if faults.strike("chunk", 50).await { Err(down()) } else { chunk } }
-        })))
-    }
-
-    async fn lag(&self, after: &Cursor, cap: u64) -> Result<Lag> {
-        self.inner.lag(after, cap).await
-    }
-
-    fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
-        self.inner.compare(a, b)
-    }
-
-    async fn event_at(&self, cursor: &Cursor) -> Result<Option<Event>> {
-        self.inner.event_at(cursor).await
-    }
 }

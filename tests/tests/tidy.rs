@@ -24,13 +24,14 @@ const ABOVE_CORE: [&str; 9] = [
     "axum",
     "sqlx",
 ];
-const CORE: [&str; 22] = [
+const CORE: [&str; 23] = [
     "batch",
     "cache",
     "changes",
     "clock",
     "committer",
     "consumer",
+    "consumer/failure",
     "consumer/redrive",
     "dead_letter",
     "deployment",

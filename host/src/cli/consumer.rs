@@ -144,6 +144,7 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
     if let Some(spec) = &detail.spec {
         let limits = &spec.limits;
         lines.extend((spec.filter != Filter::default()).then(|| ("filter", spec.filter.to_string())));
+        lines.extend((!spec.lag.is_zero()).then(|| ("handles", format!("what is {} old", show_duration(spec.lag)))));
         lines.push(("state", format!("{:?}", spec.state).to_lowercase()));
         lines.push((
             "limits",

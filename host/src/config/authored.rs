@@ -152,6 +152,9 @@ pub struct Consumer {
     pub legacy_cursor: Option<LegacyCursor>,
     /// Which events it is called with; the others move its cursor.
     pub filter: Filter,
+    /// How old an event must be before it is handled. Default 0s.
+    #[schemars(example = &"30s")]
+    pub lag: Option<String>,
     /// Which state an event's handler sees; fixed when the consumer is made. Default consumer.
     #[schemars(example = &"consumer")]
     pub state: Option<StateScope>,

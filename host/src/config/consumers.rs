@@ -78,6 +78,7 @@ impl Resolver<'_, '_> {
             }
             self.legacy_cursor(&path, legacy, name.map_or("", Name::as_str))
         });
+        let lag = self.duration(&format!("{path}.lag"), authored.lag.as_deref(), Duration::ZERO, Duration::ZERO);
         let version = self.number(&format!("{path}.state-version"), authored.state_version, 1, ANY);
         Some(Consumer {
             id: ConsumerId { tenant, name: name?.clone() },
@@ -86,6 +87,7 @@ impl Resolver<'_, '_> {
             store: store?,
             start,
             filter,
+            lag,
             state: authored.state.unwrap_or_default(),
             shards,
             batch,

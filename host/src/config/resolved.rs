@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use url::Url;
@@ -140,6 +141,8 @@ pub struct Consumer {
     pub start: Start,
     /// Which events it is called with.
     pub filter: Filter,
+    /// How old an event must be before it is handled.
+    pub lag: Duration,
     /// Which state its handler sees.
     pub state: StateScope,
     /// How many shards.
@@ -203,6 +206,7 @@ impl Consumer {
             store: stream,
             start: Start::default(),
             filter: Filter::default(),
+            lag: Duration::ZERO,
             state: StateScope::default(),
             shards: 1,
             batch: BatchPolicy::default(),
@@ -230,6 +234,7 @@ impl Consumer {
             store: self.store.clone(),
             start,
             filter: self.filter.clone(),
+            lag: self.lag,
             state: self.state,
             shards: self.shards,
             batch: self.batch.clone(),

@@ -87,6 +87,7 @@ fn show_consumer(consumer: &resolved::Consumer) -> authored::Consumer {
             foreign_ids: Some(consumer.filter.foreign_ids.iter().map(ToString::to_string).collect()),
             r#where: consumer.filter.r#where.clone(),
         },
+        lag: Some(show_duration(consumer.lag)),
         state: Some(consumer.state),
         shards: authored::Shards { count: Some(consumer.shards.into()) },
         batch: authored::Batch {

@@ -1,0 +1,96 @@
+//! What becomes of an event that could not be handled.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Run, is_raised, is_replaced};
+use crate::{
+    dead_letter::DeadLetter,
+    error::Result,
+    event::Event,
+    handler::{Failure, FailureKind},
+    policy::{self, Decision, OnExhausted},
+    shard::Stop,
+    store::Status,
+};
+
+/// How it goes on after a failure.
+pub(super) enum After {
+    /// With the same event.
+    Again,
+    /// With the one behind it.
+    Next,
+    Stop(Stop),
+}
+
+impl Run<'_> {
+    /// An event failed. What stands before it is committed together with the attempt; policy says how it goes on.
+    /// The first `undone` events of the call were undone with it and are called again before anything counts.
+    pub(super) async fn failed(&mut self, failure: Failure, undone: usize, event: &Event) -> Result<After> {
+        self.handler = None;
+        if let FailureKind::Infrastructure(error) = failure.kind {
+            return Err(error);
+        }
+        if undone > 0 {
+            self.call_events_max = undone;
+            return self.commit().await.map(|()| After::Again);
+        }
+        let attempts = self.next_row.attempts + 1;
+        let decision = policy::after_failure(&self.version.spec.retry, attempts, &failure, fastrand::f64());
+        tracing::warn!(shard = %self.shard.id, event = %event.id, digest = %self.version.factory.digest().short(),
+            attempts, kind = failure.kind.code(), ?decision, "event failed: {}", failure.message);
+        self.shard.metrics.failed(failure.kind.code());
+        self.next_row.attempts = attempts;
+        self.next_row.reason = Some(policy::reason(&failure, &event.id, self.shard.clock.now()));
+        self.row_is_due = true;
+        match decision {
+            Decision::Retry(wait) => self.wait(wait).await,
+            Decision::End(OnExhausted::Block) => {
+                self.next_row.status = Status::Blocked;
+                Ok(After::Stop(Stop::Blocked(self.next_row.reason.clone())))
+            }
+            Decision::End(OnExhausted::DeadLetter) => self.set_aside(failure, event, false).await,
+            Decision::End(OnExhausted::Skip) => self.set_aside(failure, event, true).await,
+        }
+    }
+
+    /// Commits the attempt, and waits until it is time for the next one.
+    async fn wait(&mut self, wait: Duration) -> Result<After> {
+        if let Some(reason) = &mut self.next_row.reason {
+            reason.retry_at = Some(self.shard.clock.now().after(wait));
+        }
+        self.commit().await?;
+        self.settle().await?;
+        self.shard.metrics.retries.inc();
+        self.pause(wait).await
+    }
+
+    /// Waits, unless something else comes first that matters.
+    pub(super) async fn pause(&mut self, wait: Duration) -> Result<After> {
+        tokio::select! {
+            biased;
+            () = sleep(wait) => Ok(After::Again),
+            () = is_raised(&mut self.shard.stop) => Ok(After::Stop(Stop::Asked)),
+            () = is_replaced(&mut self.shard.version) => Ok(After::Again),
+            () = self.shard.poke.notified() => self.look_again().await,
+        }
+    }
+
+    /// Goes on without an event: it is set aside in the commit that moves the cursor past it.
+    async fn set_aside(&mut self, failure: Failure, event: &Event, is_skipped: bool) -> Result<After> {
+        let Some(reason) = self.next_row.reason.take() else { return Ok(After::Again) };
+        self.dead_letters.push(DeadLetter {
+            shard: self.shard.id.clone(),
+            event: event.clone(),
+            reason,
+            is_skipped,
+            attempts: std::mem::take(&mut self.next_row.attempts),
+            digest: self.version.factory.digest(),
+            logs: failure.logs,
+            redrive_at: None,
+        });
+        self.pass(event);
+        self.commit().await.map(|()| After::Next)
+    }
+}
