@@ -74,9 +74,11 @@ fn is_here(here: bool, message: &str) -> bool {
     here
 }
 
-/// The server that the environment names.
+/// The server that the environment names. A database in the URL is left out: each test makes one of its own.
 fn named(url_variable: &str) -> Option<String> {
-    Some(std::env::var(url_variable).ok()?.trim_end_matches('/').to_owned())
+    let mut url = url::Url::parse(&std::env::var(url_variable).ok()?).unwrap();
+    url.set_path("");
+    Some(url.as_str().trim_end_matches('/').to_owned())
 }
 
 /// The same place for another user, who has no password.
