@@ -50,6 +50,13 @@ fn what_cannot_be_handled_is_set_aside_and_the_rest_is_handled() {
     assert_eq!(all(&letters, "/event/metadata_text"), ["fail", "reject", "panic", "say", "emit 1"]);
     assert!(letters[2]["reason"]["message"].as_str().unwrap().contains("boom of 5"), "{letters}");
     assert!(letters[0]["digest"].as_str().unwrap().starts_with("sha256:"));
+    let of = |reason: &str| project.json(&["dlq", "list", "subject", "--match", reason]);
+    assert_eq!(all(&of("reject"), "/event/id"), ["4", "6"]);
+    assert_eq!(all(&of("reject~enough"), "/event/id"), ["6"]);
+    assert_eq!(all(&of("~boom of"), "/event/id"), ["5"]);
+    assert_eq!(of("timeout"), json!([]));
+    let counted = project.json(&["dlq", "purge", "subject", "--match", "reject", "--dry-run"]);
+    assert_eq!(counted, json!({"changed": 2, "dry_run": true}));
     let shown = project.json(&["dlq", "show", "subject", "6"]);
     assert_eq!(shown["logs"], "INFO said\nINFO printed");
     assert_eq!(

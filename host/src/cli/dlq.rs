@@ -32,6 +32,9 @@ pub enum Verb {
         /// Those that were set aside after this one
         #[arg(long, value_name = "EVENT")]
         after: Option<String>,
+        /// Those with this reason: trap, or trap~overflow where the message has that in it, or ~overflow
+        #[arg(long, value_name = "REASON")]
+        r#match: Option<String>,
         /// At most so many
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: u32,
@@ -57,11 +60,14 @@ pub struct Choice {
     /// The consumer
     name: String,
     /// The events' ids
-    #[arg(value_name = "EVENT", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "EVENT", required_unless_present_any = ["all", "match"], conflicts_with_all = ["all", "match"])]
     events: Vec<String>,
     /// All that there are
     #[arg(long)]
     all: bool,
+    /// All with this reason: trap, or trap~overflow where the message has that in it, or ~overflow
+    #[arg(long, value_name = "REASON")]
+    r#match: Option<String>,
     /// Only say how many
     #[arg(long)]
     dry_run: bool,
@@ -73,7 +79,9 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     let query: Query = vec![("tenant", ctx.tenant().to_string())];
     let path = |name: &str| format!("/v1/consumers/{}/dead-letters", escape(name));
     match args.verb {
-        Verb::List { name, after, limit } => {
+        Verb::List { name, after, r#match, limit } => {
+            let mut query = query;
+            query.extend(r#match.map(|reason| ("match", reason)));
             let letters = list(&client, &path(&name), &query, after, limit as usize).await?;
             ctx.out.list(
                 &letters,
@@ -104,9 +112,10 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
 
 /// Changes some or all; `words` say what was done, and what would be.
 async fn change(ctx: &Ctx, client: &Client, choice: Choice, route: &str, words: [&'static str; 2]) -> Result<()> {
-    let Choice { name, events, all, dry_run } = choice;
+    let Choice { name, events, all, r#match, dry_run } = choice;
+    let all = all || r#match.is_some();
     let events = events.into_iter().map(|event| EventId(event.into())).collect();
-    let body = serde_json::to_vec(&Chosen { events, all, dry_run })
+    let body = serde_json::to_vec(&Chosen { events, all, r#match, dry_run })
         .map_err(|error| Error::corrupt("a request is not JSON").because(error))?;
     let (path, query) =
         (format!("/v1/consumers/{}/{route}", escape(&name)), vec![("tenant", ctx.tenant().to_string())]);

@@ -34,7 +34,28 @@ pub(super) struct Page {
     tenant: TenantId,
     /// Those that were set aside after this one.
     after: Option<EventId>,
+    /// Those with this reason.
+    r#match: Option<String>,
     limit: Option<u32>,
+}
+
+/// A reason: `trap`, or `trap~overflow` for those traps whose message has that in it, or `~overflow`.
+struct Match<'a> {
+    code: &'a str,
+    text: &'a str,
+}
+
+impl<'a> Match<'a> {
+    fn of(text: Option<&'a str>) -> Self {
+        let text = text.unwrap_or_default();
+        let (code, text) = text.split_once('~').unwrap_or((text, ""));
+        Self { code, text }
+    }
+
+    fn matches(&self, letter: &DeadLetter) -> bool {
+        let reason = &letter.reason;
+        (self.code.is_empty() || reason.code == self.code) && reason.message.contains(self.text)
+    }
 }
 
 /// Which are to be changed.
@@ -44,6 +65,9 @@ pub struct Chosen {
     pub events: Vec<EventId>,
     /// Or all.
     pub all: bool,
+    /// Of all those with this reason: `trap`, `trap~overflow`, `~overflow`.
+    #[serde(default)]
+    pub r#match: Option<String>,
     /// Only to be counted.
     pub dry_run: bool,
 }
@@ -133,8 +157,17 @@ pub(super) async fn list(
         None => None,
     };
     let limit = query.limit.unwrap_or(LETTERS_MAX).min(LETTERS_MAX);
-    let letters = store.dead_letters(&id, &Letters { after, is_due: false, limit }).await?;
-    Ok(Json(letters.into_iter().map(DeadLetterView::from).collect()))
+    let wanted = Match::of(query.r#match.as_deref());
+    let mut which = Letters { after, is_due: false, limit };
+    loop {
+        let letters = store.dead_letters(&id, &which).await?;
+        let Some(last) = letters.last() else { return Ok(Json(Vec::new())) };
+        which.after = Some((last.at(), last.event.id.clone()));
+        let found: Vec<_> = letters.into_iter().filter(|letter| wanted.matches(letter)).collect();
+        if !found.is_empty() {
+            return Ok(Json(found.into_iter().map(DeadLetterView::from).collect()));
+        }
+    }
 }
 
 pub(super) async fn show(
@@ -179,9 +212,9 @@ pub(super) async fn cancel(
 async fn change(api: &Api, id: &ConsumerId, chosen: Chosen, change: Change) -> Result<Changed> {
     api.host()?;
     let store = store(api, id).await?;
-    let Chosen { events, all, dry_run } = chosen;
+    let Chosen { events, all, r#match, dry_run } = chosen;
     let changed = match (all, events.as_slice()) {
-        (true, []) => change_all(&*store, id, change, dry_run).await?,
+        (true, []) => change_all(&*store, id, &Match::of(r#match.as_deref()), change, dry_run).await?,
         (false, [_, ..]) => change_these(&*store, id, events, change, dry_run).await?,
         _ => return Err(Error::invalid("say which events are meant, or that all are")),
     };
@@ -205,16 +238,25 @@ async fn change_these(
     commit(store, change.of(id, events), dry_run).await.map(|()| changed)
 }
 
-async fn change_all(store: &dyn Store, id: &ConsumerId, change: Change, dry_run: bool) -> Result<u64> {
+async fn change_all(
+    store: &dyn Store,
+    id: &ConsumerId,
+    wanted: &Match<'_>,
+    change: Change,
+    dry_run: bool,
+) -> Result<u64> {
     let mut which = Letters { is_due: matches!(change, Change::Cancel), limit: LETTERS_MAX, after: None };
     let mut changed = 0;
     loop {
         let letters = store.dead_letters(id, &which).await?;
         let Some(last) = letters.last() else { return Ok(changed) };
         which.after = Some((last.at(), last.event.id.clone()));
-        changed += letters.len() as u64;
-        let events = letters.into_iter().map(|letter| letter.event.id).collect();
-        commit(store, change.of(id, events), dry_run).await?;
+        let found = letters.into_iter().filter(|letter| wanted.matches(letter));
+        let events: Vec<EventId> = found.map(|letter| letter.event.id).collect();
+        if !events.is_empty() {
+            changed += events.len() as u64;
+            commit(store, change.of(id, events), dry_run).await?;
+        }
     }
 }
 
