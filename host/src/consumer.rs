@@ -22,7 +22,7 @@ use crate::{
     dead_letter::DeadLetter,
     deployment::Spec,
     error::{Error, Result},
-    event::{Event, EventId},
+    event::{Event, EventId, Timestamp},
     filter::Matcher,
     handler::{Failure, Handled, Handler},
     in_flight::{InFlight, Submitted},
@@ -42,20 +42,23 @@ pub async fn run(shard: &mut Shard) -> Result<Stop> {
     if let Some(stop) = run.stands() {
         return Ok(stop);
     }
-    let mut stop = run.redrive().await?;
     loop {
-        if let Some(stop) = stop {
-            run.commit().await?;
-            run.settle().await?;
-            return Ok(stop);
-        }
-        stop = match run.next().await? {
+        let stop = match run.next().await? {
             Next::Events(piece) => run.handle(&piece).await?,
             Next::Due => run.commit().await.map(|()| None)?,
             Next::Swap => run.swap().await.map(|()| None)?,
             Next::Stop => Some(Stop::Asked),
             Next::Row => run.look_again().await?,
+            Next::Redrive => None,
         };
+        if let Some(stop) = stop {
+            run.commit().await?;
+            run.settle().await?;
+            return Ok(stop);
+        }
+        if run.is_redriving {
+            run.redrive().await?;
+        }
     }
 }
 
@@ -66,6 +69,7 @@ enum Next {
     Swap,
     Stop,
     Row,
+    Redrive,
 }
 
 /// A run of the loop.
@@ -86,6 +90,10 @@ struct Run<'a> {
     since: Instant,
     changes: Changes,
     dead_letters: Vec<DeadLetter>,
+    /// How many of them are new.
+    set_aside: usize,
+    /// Whether something that was set aside may be waiting to be handled again.
+    is_redriving: bool,
     /// What was set aside and has now been handled.
     purged: Vec<(ConsumerId, EventId)>,
     /// The last event that was passed.
@@ -121,6 +129,8 @@ impl<'a> Run<'a> {
             since: Instant::now(),
             changes: Changes::default(),
             dead_letters: Vec::new(),
+            set_aside: 0,
+            is_redriving: true,
             purged: Vec::new(),
             last: None,
             call_events_max: usize::MAX,
@@ -155,6 +165,7 @@ impl<'a> Run<'a> {
                 Ok(()) = self.shard.version.changed() => return Ok(Next::Swap),
                 () = self.shard.poke.notified() => return Ok(Next::Row),
                 piece = self.events.next() => return Ok(Next::Events(piece?)),
+                () = std::future::ready(()), if self.is_redriving => return Ok(Next::Redrive),
                 () = std::future::ready(()), if is_idle_due => return Ok(Next::Due),
                 commit = self.in_flight.next() => self.settled(&commit?),
                 () = sleep(quiet_wait.unwrap_or_default()), if quiet_wait.is_some() => return Ok(Next::Due),
@@ -169,7 +180,8 @@ impl<'a> Run<'a> {
         while let Some(first) = rest.first() {
             let ready = self.ready(rest);
             if ready.is_empty() {
-                if let After::Stop(stop) = self.wait_for(first).await? {
+                let ready_at = self.ready_at(first);
+                if let After::Stop(stop) = self.wait_until(ready_at).await? {
                     return Ok(Some(stop));
                 }
                 if self.is_swapped().await? {
@@ -212,23 +224,30 @@ impl<'a> Run<'a> {
         Ok(None)
     }
 
-    /// The events that are old enough to be handled.
+    /// The events that may be handled now: they are old enough, and the first of them is not to be tried again later.
     fn ready<'e>(&self, events: &'e [Event]) -> &'e [Event] {
-        let lag = self.version.spec.lag;
-        if lag.is_zero() {
+        if self.version.spec.lag.is_zero() && self.next_row.attempts == 0 {
             return events;
         }
         let now = self.shard.clock.now();
-        let ready = events.iter().take_while(|event| event.timestamp.after(lag) <= now).count();
+        let ready = events.iter().take_while(|event| self.ready_at(event) <= now).count();
         events.get(..ready).unwrap_or_default()
     }
 
-    /// Commits what there is, and waits until an event is old enough.
-    async fn wait_for(&mut self, event: &Event) -> Result<After> {
+    /// When an event may be handled. One that has failed waits as its row says, whoever began the loop anew meanwhile; but
+    /// no longer than any event does, should the clock have been set back.
+    fn ready_at(&self, event: &Event) -> Timestamp {
+        let old_enough = event.timestamp.after(self.version.spec.lag);
+        let reason = self.next_row.reason.as_ref().filter(|reason| reason.event.as_ref() == Some(&event.id));
+        let latest = self.shard.clock.now().after(self.version.spec.retry.cap);
+        reason.and_then(|reason| reason.retry_at).map_or(old_enough, |at| old_enough.max(at.min(latest)))
+    }
+
+    /// Commits what there is, and waits until then.
+    async fn wait_until(&mut self, then: Timestamp) -> Result<After> {
         self.commit().await?;
         self.settle().await?;
-        let ready_at = event.timestamp.after(self.version.spec.lag);
-        self.pause(ready_at.since(self.shard.clock.now())).await
+        self.pause(then.since(self.shard.clock.now())).await
     }
 
     /// Swaps where there is another version, which may want other events of the piece that is being handled.
@@ -253,7 +272,10 @@ impl<'a> Run<'a> {
             Some(handler) => handler,
             None => match self.version.factory.create(View::new(self.view_spec())).await {
                 Ok(handler) => self.handler.insert(handler),
-                Err(failure) => return Ok(Handled { failure: Some(failure), ..Handled::default() }),
+                Err(failure) => {
+                    let failure = Some(Failure { is_of_start: true, ..failure });
+                    return Ok(Handled { failure, ..Handled::default() });
+                }
             },
         };
         let began = Instant::now();
@@ -267,8 +289,6 @@ impl<'a> Run<'a> {
         let Some(last) = done.last() else { return };
         self.gathered.bytes += changes.bytes() as u64;
         self.changes.merge(changes);
-        self.next_row.attempts = 0;
-        self.next_row.reason = None;
         self.pass(last);
         self.gathered.handled += u32::try_from(done.len()).unwrap_or(u32::MAX);
     }
@@ -289,6 +309,9 @@ impl<'a> Run<'a> {
         }
         self.gathered.age = self.since.elapsed();
         self.next_row.cursor = last.cursor.clone();
+        // They were of an event that is passed now.
+        self.next_row.attempts = 0;
+        self.next_row.reason = None;
         self.last = Some(last.clone());
     }
 
@@ -317,7 +340,7 @@ impl<'a> Run<'a> {
         self.row = to.clone();
         let changes = std::mem::take(&mut self.changes);
         let (handled, emitted) = (std::mem::take(&mut self.gathered).handled, changes.emits.len());
-        let set_aside = self.dead_letters.len();
+        let set_aside = std::mem::take(&mut self.set_aside);
         let mirror = self.version.spec.legacy_cursor.clone().filter(|legacy| legacy.mirror);
         let dead_letters = std::mem::take(&mut self.dead_letters);
         let purged = std::mem::take(&mut self.purged);

@@ -17,7 +17,7 @@ pub struct DeadLetter {
     pub shard: ShardId,
     /// The event, whole: it outlives its stream's.
     pub event: Event,
-    /// What happened at the last attempt, and when; a trap's message has its backtrace.
+    /// What happened at the last attempt, when, and what the guest logged; a trap's message has its backtrace.
     pub reason: Reason,
     /// Whether it was to be skipped, so that nobody is expected to look at it.
     pub is_skipped: bool,
@@ -25,8 +25,6 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// The component that failed.
     pub digest: Digest,
-    /// The last lines that the guest logged and printed in that attempt.
-    pub logs: String,
     /// Since when it is to be handled again. One that is set aside is not, whatever stands here.
     pub redrive_at: Option<Timestamp>,
 }
@@ -66,7 +64,6 @@ struct Record {
     skipped: bool,
     attempts: u32,
     digest: Digest,
-    logs: String,
 }
 
 impl DeadLetter {
@@ -77,7 +74,7 @@ impl DeadLetter {
 
     /// Its column `record`.
     pub(crate) fn record(&self) -> Result<String> {
-        let Self { event, reason, is_skipped, attempts, digest, logs, .. } = self.clone();
+        let Self { event, reason, is_skipped, attempts, digest, .. } = self.clone();
         let record = Record {
             cursor: hex::encode(&event.cursor.0),
             r#type: event.r#type,
@@ -88,7 +85,6 @@ impl DeadLetter {
             skipped: is_skipped,
             attempts,
             digest,
-            logs,
         };
         serde_json::to_string(&record).map_err(|error| Error::corrupt("a dead letter is not JSON").because(error))
     }
@@ -113,7 +109,7 @@ impl DeadLetter {
             metadata,
             headers: record.headers,
         };
-        let Record { reason, skipped: is_skipped, attempts, digest, logs, .. } = record;
-        Ok(Self { shard, event, reason, is_skipped, attempts, digest, logs, redrive_at })
+        let Record { reason, skipped: is_skipped, attempts, digest, .. } = record;
+        Ok(Self { shard, event, reason, is_skipped, attempts, digest, redrive_at })
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Bytes that an expression may have.
-pub const EXPRESSION_BYTES_MAX: usize = 4_096;
+pub const EXPRESSION_BYTES_MAX: usize = 1_024;
 
 /// What an event must be for a consumer to be called with it: everything that is said here. Other events move the cursor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,7 +212,7 @@ fn is_function(name: &str, root: &Context<'_, '_>) -> Result<()> {
         let answer = Program::compile(call).map(|call| call.execute(root));
         matches!(answer, Ok(Err(ExecutionError::UndeclaredReference(_))))
     };
-    let is_operator = !name.starts_with(|first: char| first.is_ascii_alphabetic());
+    let is_operator = !name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
     if is_operator || !is_unknown(&format!("{name}()")) || !is_unknown(&format!("''.{name}()")) {
         return Ok(());
     }
@@ -225,13 +225,24 @@ fn only_compares(expression: &IdedExpr) -> bool {
     match &expression.expr {
         Expr::Ident(_) | Expr::Literal(_) => true,
         Expr::Select(select) => only_compares(&select.operand),
-        Expr::List(list) => list.elements.iter().all(only_compares),
+        // What is in a list is copied: a payload in it a hundred times would be a hundred payloads.
+        Expr::List(list) => list.elements.iter().all(is_small),
         Expr::Call(call) => {
             call.func_name != operators::ADD
                 && call.target.iter().all(|target| only_compares(target))
                 && call.args.iter().all(only_compares)
         }
         Expr::Unspecified | Expr::Comprehension(_) | Expr::Map(_) | Expr::Struct(_) => false,
+    }
+}
+
+/// Whether it is a value that is written out, or one of an event's own short texts and numbers.
+fn is_small(expression: &IdedExpr) -> bool {
+    match &expression.expr {
+        Expr::Literal(_) => true,
+        Expr::Ident(name) => !matches!(variable(name), Ok(Variable::Metadata | Variable::Headers)),
+        Expr::Call(call) => call.func_name == operators::NEGATE && call.args.iter().all(is_small),
+        _ => false,
     }
 }
 
@@ -309,6 +320,8 @@ mod tests {
             ("metadata.tags.map(t, t) == []", "only compares"),
             ("metadata.a + metadata.a == 'aa'", "only compares"),
             ("{'a': 1}.a == 1", "only compares"),
+            ("size([metadata, metadata]) == 2", "only compares"),
+            ("_unheard(1)", "no function `_unheard`"),
             (long.as_str(), "at most"),
         ] {
             let error = check(expression).unwrap_err();
@@ -317,6 +330,32 @@ mod tests {
         }
         check(&"(".repeat(EXPRESSION_BYTES_MAX)).unwrap_err();
         check(&"!".repeat(EXPRESSION_BYTES_MAX)).unwrap_err();
+    }
+
+    /// However deep an expression of the longest length is, a thread's stack is deeper: what overflows it ends the host.
+    #[test]
+    fn the_deepest_expressions_fit_on_a_stack() {
+        for (begin, again, end) in [
+            ("type", "-1", " == 0"),
+            ("metadata", "[0]", " == 0"),
+            ("metadata", ".a", " == 0"),
+            ("type == 1", " || type == 1", ""),
+            ("type == 1", "?true:false", ""),
+            ("1", "<1", ""),
+            ("", "!", "true"),
+            ("", "-", "1 == 1"),
+        ] {
+            let times = (EXPRESSION_BYTES_MAX - begin.len() - end.len()) / again.len();
+            let deep = format!("{begin}{}{end}", again.repeat(times));
+            let ask = move || {
+                // Refused or not, answered or not: it must come back.
+                if let Ok(condition) = Condition::new(&deep) {
+                    let _ = condition.is_true(&event(1, "a", "[[1]]"));
+                }
+            };
+            // As small as a thread's stack is anywhere in the host, and this is a build that needs the most of it.
+            std::thread::Builder::new().stack_size(2 * 1024 * 1024).spawn(ask).unwrap().join().unwrap();
+        }
     }
 
     #[test]

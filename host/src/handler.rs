@@ -61,12 +61,14 @@ pub struct Failure {
     pub after: Option<Duration>,
     /// The last lines that it logged and printed in the call.
     pub logs: String,
+    /// Whether there was no handler yet to be given the event: no event would fare better.
+    pub is_of_start: bool,
 }
 
 impl Failure {
     /// The filter has no answer.
     pub(crate) fn of_filter(message: String) -> Self {
-        Self { kind: FailureKind::Filter, index: 0, message, after: None, logs: String::new() }
+        Self { kind: FailureKind::Filter, index: 0, message, after: None, logs: String::new(), is_of_start: false }
     }
 }
 

@@ -11,6 +11,9 @@ use crate::{
     store::{Digest, Epoch, Position, Reason, Status},
 };
 
+/// Bytes of a failure's message that are kept.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
 /// What happens when an event fails: exponential backoff, then its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
@@ -69,7 +72,8 @@ pub fn after_failure(policy: &RetryPolicy, attempts: u32, failure: &Failure, ran
     if matches!(failure.kind, FailureKind::Reject | FailureKind::Denied | FailureKind::Filter)
         || attempts >= policy.attempts
     {
-        return Decision::End(policy.on_exhausted);
+        // Without a handler no event could be handled: none is set aside for that.
+        return Decision::End(if failure.is_of_start { OnExhausted::Block } else { policy.on_exhausted });
     }
     let wait = backoff(policy, attempts, random);
     Decision::Retry(failure.after.map_or(wait, |after| wait.max(after)).min(policy.cap))
@@ -84,14 +88,21 @@ pub fn backoff(policy: &RetryPolicy, n: u32, random: f64) -> Duration {
     Duration::from_secs_f64(capped * share)
 }
 
+/// A guest may say as much as it hands to the host in a call; an operator reads the beginning.
+fn cut(message: &str) -> &str {
+    let end = (0..=message.len().min(MESSAGE_BYTES_MAX)).rev().find(|end| message.is_char_boundary(*end));
+    message.get(..end.unwrap_or_default()).unwrap_or_default()
+}
+
 /// The reason that a position carries after a failure.
 pub fn reason(failure: &Failure, event: &EventId, now: Timestamp) -> Reason {
     Reason {
         code: failure.kind.code().to_owned(),
-        message: failure.message.clone(),
+        message: cut(&failure.message).to_owned(),
         event: Some(event.clone()),
         since: now,
         retry_at: None,
+        logs: failure.logs.clone(),
     }
 }
 
@@ -120,7 +131,7 @@ mod tests {
 
     fn failure(kind: FailureKind, after_ms: Option<u64>) -> Failure {
         let after = after_ms.map(Duration::from_millis);
-        Failure { kind, index: 0, message: String::new(), after, logs: String::new() }
+        Failure { kind, index: 0, message: String::new(), after, logs: String::new(), is_of_start: false }
     }
 
     fn steady() -> RetryPolicy {
@@ -175,6 +186,22 @@ mod tests {
         assert!(!stands(FailureKind::Filter, old, Epoch(4)), "another deployment, and so perhaps another filter");
         let paused = Position { status: Status::Paused, ..blocked(FailureKind::Filter) };
         assert_eq!(standing(&paused, new, Epoch(4)).status, Status::Paused);
+    }
+
+    #[test]
+    fn what_is_not_the_event_s_fault_sets_nothing_aside() {
+        let policy = RetryPolicy { on_exhausted: OnExhausted::DeadLetter, ..steady() };
+        let reject = failure(FailureKind::Reject, None);
+        assert_eq!(after_failure(&policy, 1, &reject, 0.0), Decision::End(OnExhausted::DeadLetter));
+        let of_start = Failure { is_of_start: true, ..reject };
+        assert_eq!(after_failure(&policy, 1, &of_start, 0.0), Decision::End(OnExhausted::Block));
+    }
+
+    #[test]
+    fn a_long_message_is_cut_at_a_character() {
+        let long = Failure { message: "ä".repeat(MESSAGE_BYTES_MAX), ..failure(FailureKind::Retry, None) };
+        let reason = reason(&long, &EventId("7".into()), Timestamp(0));
+        assert_eq!(reason.message.len(), MESSAGE_BYTES_MAX);
     }
 
     #[test]

@@ -116,6 +116,9 @@ pub struct Reason {
     /// When it is tried again, if so.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub retry_at: Option<Timestamp>,
+    /// The last lines that the guest logged and printed meanwhile.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub logs: String,
 }
 
 /// A shard's row: where it is, and everything that decides who may move it.

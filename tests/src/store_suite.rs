@@ -154,6 +154,7 @@ pub async fn every_field_of_a_position_survives<P: Place>() {
                 event: (n > 1).then(|| EventId("41".into())),
                 since: Timestamp(-1),
                 retry_at: (n > 1).then_some(Timestamp(4)),
+                logs: "INFO \0\n".repeat(n),
             }),
             attempts: u32::MAX,
             digest: (n % 2 == 1).then(|| Digest::of(bytes)),

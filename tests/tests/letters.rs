@@ -58,7 +58,7 @@ fn what_cannot_be_handled_is_set_aside_and_the_rest_is_handled() {
     let counted = project.json(&["dlq", "purge", "subject", "--match", "reject", "--dry-run"]);
     assert_eq!(counted, json!({"changed": 2, "dry_run": true}));
     let shown = project.json(&["dlq", "show", "subject", "6"]);
-    assert_eq!(shown["logs"], "INFO said\nINFO printed");
+    assert_eq!(shown["reason"]["logs"], "INFO said\nINFO printed");
     assert_eq!(
         all(&project.json(&["dlq", "list", "subject", "--after", "4", "--limit", "2"]), "/event/id"),
         ["5", "6"]

@@ -83,3 +83,29 @@ async fn a_consumer_whose_store_fails_is_stalled_and_runs_again_by_itself() {
     project.status("subject", "running");
     assert_eq!(project.json(&["state", "get", "subject", "a"])["value"], 2);
 }
+
+#[test]
+fn an_event_waits_for_its_next_attempt_over_a_restart_and_is_forgotten_once_a_filter_leaves_it_out() {
+    let other =
+        "[consumer.other]\ncomponent = \"guest.wasm\"\nstream = \"events\"\nconfig = { behaviour = \"counter\" }\n";
+    let project = Project::new(&(CONFIG.to_owned() + other));
+    let host = project.host();
+    project.append("events", &json!({}));
+    let failed = project.consumer("subject", "failed once", |consumer| consumer["attempts"] == 1);
+    host.kill();
+    let host = project.host();
+    project.append("events", &json!({}));
+    project.consumer("other", "at the head", |consumer| consumer["cursor"] == "2");
+    let waits = project.status("subject", "running");
+    assert_eq!(
+        (&waits["attempts"], &waits["reason"]),
+        (&failed["attempts"], &failed["reason"]),
+        "it was not called again"
+    );
+
+    let without = CONFIG.replace("stream = \"events\"", "stream = \"events\"\n    filter = { types = [9] }");
+    project.write("tendon.toml", without + other);
+    host.line("changed subject");
+    let passed = project.consumer("subject", "past it", |consumer| consumer["cursor"] == "2");
+    assert_eq!((&passed["attempts"], &passed["reason"]), (&json!(0), &serde_json::Value::Null));
+}

@@ -129,6 +129,7 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
         lines.push(("", reason.message.clone()));
         lines.push(("attempts", consumer.attempts.to_string()));
         lines.extend(reason.retry_at.map(|at| ("next attempt", at.to_string())));
+        lines.extend(reason.logs.lines().map(|line| ("logged", line.to_owned())));
     }
     lines.extend(consumer.held_up.as_ref().map(|by| ("held up by", by.to_string())));
     lines.extend(consumer.problem.clone().map(|problem| ("problem", problem)));

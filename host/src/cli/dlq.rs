@@ -36,7 +36,7 @@ pub enum Verb {
         #[arg(long, value_name = "REASON")]
         r#match: Option<String>,
         /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
     /// Show everything about one: the event, its error with a trap's backtrace, what the guest logged
@@ -130,17 +130,18 @@ async fn list(
     client: &Client,
     path: &str,
     query: &Query,
-    mut after: Option<String>,
+    after: Option<String>,
     limit: usize,
 ) -> Result<Vec<DeadLetterView>> {
     let mut letters: Vec<DeadLetterView> = Vec::new();
+    let mut from: Query = after.into_iter().map(|after| ("after", after)).collect();
     while letters.len() < limit {
-        let mut query = query.clone();
+        let mut query = [query.as_slice(), &from].concat();
         query.push(("limit", (limit - letters.len()).to_string()));
-        query.extend(after.map(|after| ("after", after)));
         let page: Vec<DeadLetterView> = client.get(path, query).await?;
         let Some(last) = page.last() else { break };
-        after = Some(last.event.id.clone());
+        // It may be gone by now, or be elsewhere: what matters is where it was.
+        from = vec![("after", last.event.id.clone()), ("since", last.reason.since.to_string())];
         letters.extend(page);
     }
     Ok(letters)
@@ -184,6 +185,6 @@ fn lines(letter: &DeadLetterView) -> Vec<(&'static str, String)> {
         ("component", letter.digest.clone()),
     ]);
     lines.extend(letter.redrive_since.map(|since| ("to be redriven", format!("since {since}"))));
-    lines.extend(letter.logs.lines().map(|line| ("logged", line.to_owned())));
+    lines.extend(letter.reason.logs.lines().map(|line| ("logged", line.to_owned())));
     lines
 }

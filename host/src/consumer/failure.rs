@@ -50,8 +50,8 @@ impl Run<'_> {
                 self.next_row.status = Status::Blocked;
                 Ok(After::Stop(Stop::Blocked(self.next_row.reason.clone())))
             }
-            Decision::End(OnExhausted::DeadLetter) => self.set_aside(failure, event, false).await,
-            Decision::End(OnExhausted::Skip) => self.set_aside(failure, event, true).await,
+            Decision::End(OnExhausted::DeadLetter) => self.set_aside(event, false).await,
+            Decision::End(OnExhausted::Skip) => self.set_aside(event, true).await,
         }
     }
 
@@ -78,7 +78,7 @@ impl Run<'_> {
     }
 
     /// Goes on without an event: it is set aside in the commit that moves the cursor past it.
-    async fn set_aside(&mut self, failure: Failure, event: &Event, is_skipped: bool) -> Result<After> {
+    async fn set_aside(&mut self, event: &Event, is_skipped: bool) -> Result<After> {
         let Some(reason) = self.next_row.reason.take() else { return Ok(After::Again) };
         self.dead_letters.push(DeadLetter {
             shard: self.shard.id.clone(),
@@ -87,9 +87,9 @@ impl Run<'_> {
             is_skipped,
             attempts: std::mem::take(&mut self.next_row.attempts),
             digest: self.version.factory.digest(),
-            logs: failure.logs,
             redrive_at: None,
         });
+        self.set_aside += 1;
         self.pass(event);
         self.commit().await.map(|()| After::Next)
     }

@@ -1,62 +1,88 @@
 //! What was set aside and is to be handled again.
 //!
-//! Whoever wants it marks the dead letters and pokes the shard, so that its loop begins anew; and begins here. What is marked is
-//! in the store: a restart forgets none of it.
+//! Whoever wants it marks the dead letters, in a move that fences the shard: its loop begins anew, and finds them here. What is
+//! marked is in the store, so a restart forgets none of it. A few are handled in each of the loop's turns; what is new goes on.
 
 use super::Run;
 use crate::{
     dead_letter::{DeadLetter, Letters},
-    error::Result,
+    error::{Error, Kind, Result},
     handler::{Failure, FailureKind, Handled},
     policy,
-    shard::Stop,
 };
 
-/// How many are read at once.
-const LETTERS_MAX: u32 = 100;
+/// How many are handled in a turn.
+const LETTERS_A_TURN: u32 = 16;
 
 impl Run<'_> {
-    /// Handles again what somebody wants to be, before anything new: each in a commit of its own, which also takes it from
-    /// what is set aside, or says why it stays there.
-    pub(super) async fn redrive(&mut self) -> Result<Option<Stop>> {
-        let due = Letters { is_due: true, limit: LETTERS_MAX, after: None };
-        loop {
-            let letters = self.shard.store.dead_letters(&self.shard.id.consumer, &due).await?;
-            if letters.is_empty() {
-                return Ok(None);
+    /// Handles some again: each in a commit of its own, which also takes it from what is set aside, or says why it stays.
+    pub(super) async fn redrive(&mut self) -> Result<()> {
+        let name = self.shard.id.consumer.name.clone();
+        let way_out = |error: Error| match error.kind() {
+            Kind::Fenced | Kind::Unavailable | Kind::Ambiguous => error,
+            _ => error.help(format!("where a dead letter is the reason, `tendon dlq cancel {name} --all` leaves it")),
+        };
+        self.redrive_some().await.map_err(way_out)
+    }
+
+    async fn redrive_some(&mut self) -> Result<()> {
+        let due = Letters { is_due: true, limit: LETTERS_A_TURN, after: None };
+        let letters = self.shard.store.dead_letters(&self.shard.id.consumer, &due).await?;
+        self.is_redriving = !letters.is_empty();
+        for letter in letters {
+            let has_more = self.is_redriving && !*self.shard.stop.borrow();
+            if !has_more || self.shard.version.has_changed().unwrap_or(false) {
+                break;
             }
-            for letter in letters {
-                if *self.shard.stop.borrow() {
-                    return Ok(Some(Stop::Asked));
-                }
-                self.handle_again(letter).await?;
-            }
-            self.settle().await?;
+            self.handle_again(letter).await?;
         }
+        // The next turn reads what this one has left.
+        self.settle().await
     }
 
     async fn handle_again(&mut self, letter: DeadLetter) -> Result<()> {
+        // What was gathered has a commit of its own: should this event fail, it stands.
+        self.commit().await?;
         let events = std::slice::from_ref(&letter.event);
         let selected = self.matcher.select(events);
         let handled = match selected.failure {
             Some(message) => Handled { failure: Some(Failure::of_filter(message)), ..Handled::default() },
-            // Another filter than before leaves it out.
-            None if selected.matching.is_empty() => Handled::default(),
+            None if selected.matching.is_empty() => {
+                let message = "the consumer's filter leaves it out now".to_owned();
+                Handled { failure: Some(Failure::of_filter(message)), ..Handled::default() }
+            }
             None => self.call(events).await?,
         };
         match handled.failure {
+            // Its turn was over before it began.
+            None if handled.done == 0 => return Ok(()),
             None => {
                 self.changes.merge(handled.changes);
                 self.purged.push((self.shard.id.consumer.clone(), letter.event.id));
             }
-            Some(Failure { kind: FailureKind::Infrastructure(error), .. }) => return Err(error),
-            Some(failure) => {
-                self.handler = None;
-                let reason = policy::reason(&failure, &letter.event.id, self.shard.clock.now());
-                let (attempts, digest) = (letter.attempts.saturating_add(1), self.version.factory.digest());
-                self.dead_letters.push(DeadLetter { reason, attempts, digest, logs: failure.logs, ..letter });
-            }
+            Some(failure) => return self.failed_again(failure, letter).await,
         }
+        self.row_is_due = true;
+        self.commit().await
+    }
+
+    /// It stays set aside, with its new error; the wish is spent.
+    async fn failed_again(&mut self, failure: Failure, letter: DeadLetter) -> Result<()> {
+        self.handler = None;
+        if failure.is_of_start {
+            // No event would fare better: the next one that comes tells.
+            self.is_redriving = false;
+            return Ok(());
+        }
+        if let FailureKind::Infrastructure(error) = failure.kind {
+            return Err(error);
+        }
+        tracing::warn!(shard = %self.shard.id, event = %letter.event.id, kind = failure.kind.code(),
+            "redriven event failed: {}", failure.message);
+        self.shard.metrics.failed(failure.kind.code());
+        let reason = policy::reason(&failure, &letter.event.id, self.shard.clock.now());
+        let (attempts, digest) = (letter.attempts.saturating_add(1), self.version.factory.digest());
+        self.dead_letters.push(DeadLetter { reason, attempts, digest, ..letter });
         self.row_is_due = true;
         self.commit().await
     }

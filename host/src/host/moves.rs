@@ -20,7 +20,7 @@ impl Host {
     /// Stops a consumer where it is, until it is resumed.
     pub async fn pause(&self, consumer: &ConsumerId, why: String) -> Result<Position> {
         let (code, since) = ("paused".into(), self.clock.now());
-        let reason = Reason { code, message: why, event: None, since, retry_at: None };
+        let reason = Reason { code, message: why, event: None, since, retry_at: None, logs: String::new() };
         self.move_position(consumer, |position| {
             position.status = Status::Paused;
             position.reason = Some(reason.clone());
@@ -38,11 +38,26 @@ impl Host {
         .await
     }
 
-    /// Lets a consumer that runs here look at what is in the store for it.
-    pub async fn poke(&self, consumer: &ConsumerId) {
-        if let Some(supervised) = self.state.read().await.consumers.get(consumer) {
-            supervised.poke();
+    /// Changes what a consumer has set aside. The commit fences the consumer where it runs: what its loop has read of that
+    /// before is not committed after.
+    pub async fn change_letters(&self, consumer: &ConsumerId, letters: Commit) -> Result<()> {
+        let state = self.state.read().await;
+        let config = state.config.consumer(consumer)?;
+        let store = state.open.store(&config.store)?;
+        let Some(supervised) = state.consumers.get(consumer) else {
+            return store.committer.commit(letters).await.map(drop);
+        };
+        for _ in 0..MOVE_ATTEMPTS {
+            let row = match store.database.store().load(&shard(consumer)).await {
+                Err(error) if error.kind() == Kind::NotFound => return store.committer.commit(letters).await.map(drop),
+                row => row?,
+            };
+            if commit(&store.committer, row.clone(), row, letters.clone()).await?.is_some() {
+                supervised.poke();
+                return Ok(());
+            }
         }
+        Err(too_fast(consumer))
     }
 
     /// Lets a consumer go on without the event that blocks it, which the same commit sets aside.
@@ -75,11 +90,12 @@ impl Host {
                 reason,
                 is_skipped: true,
                 attempts: from.attempts,
-                digest: version.factory.digest(),
-                logs: String::new(),
+                digest: from.digest.unwrap_or_else(|| version.factory.digest()),
                 redrive_at: None,
             };
-            if let Some(position) = commit(&store.committer, from, to, vec![letter]).await? {
+            let mirror = version.spec.legacy_cursor.clone().filter(|legacy| legacy.mirror);
+            let with = Commit { dead_letters: vec![letter], mirror, ..Commit::default() };
+            if let Some(position) = commit(&store.committer, from, to, with).await? {
                 supervised.poke();
                 return Ok(position);
             }
@@ -102,7 +118,7 @@ impl Host {
             }
             change(&mut to);
             to.updated_at = self.clock.now();
-            if let Some(position) = commit(&store.committer, from, to, Vec::new()).await? {
+            if let Some(position) = commit(&store.committer, from, to, Commit::default()).await? {
                 supervised.poke();
                 return Ok(position);
             }
@@ -112,14 +128,9 @@ impl Host {
 }
 
 /// The row as it is now; none where somebody else has moved it since it was loaded.
-async fn commit(
-    committer: &Committer,
-    from: Position,
-    to: Position,
-    dead_letters: Vec<DeadLetter>,
-) -> Result<Option<Position>> {
+async fn commit(committer: &Committer, from: Position, to: Position, with: Commit) -> Result<Option<Position>> {
     let r#move = Some(Move { from, to, takes_fence: true });
-    match committer.commit(Commit { r#move, dead_letters, ..Commit::default() }).await {
+    match committer.commit(Commit { r#move, ..with }).await {
         Ok(committed) => match committed.position {
             Some(position) => Ok(Some(position)),
             None => Err(Error::corrupt("the store gave back no position")),

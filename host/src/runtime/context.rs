@@ -159,6 +159,7 @@ impl Ctx {
 
     /// Writes a line to the guest's log, as far as its allowance goes.
     pub(super) fn log(&mut self, level: tracing::Level, message: &str) {
+        self.call.log.keep(level, message);
         let most = self.allowance(self.limits.log_bytes);
         match self.call.log.admit(message, most) {
             Line::Whole(message) => self.write_line(level, message),
@@ -176,8 +177,7 @@ impl Ctx {
         std::mem::take(&mut self.call.log.kept).into_iter().collect::<Vec<_>>().join("\n")
     }
 
-    fn write_line(&mut self, level: tracing::Level, message: &str) {
-        self.call.log.keep(level, message);
+    fn write_line(&self, level: tracing::Level, message: &str) {
         let consumer = &self.view.shard().consumer;
         let event = self.view.event().map_or("", |event| &*event.0);
         let digest = self.digest.as_str();

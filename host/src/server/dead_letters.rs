@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::Clock,
     dead_letter::{DeadLetter, Letters, Redrive},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     event::{EventId, Timestamp},
+    host::Host,
     store::{Commit, Reason, Store},
     tenant::{ConsumerId, TenantId},
 };
@@ -34,6 +35,8 @@ pub(super) struct Page {
     tenant: TenantId,
     /// Those that were set aside after this one.
     after: Option<EventId>,
+    /// When that one was set aside; where nobody says it, it must still be there.
+    since: Option<Timestamp>,
     /// Those with this reason.
     r#match: Option<String>,
     limit: Option<u32>,
@@ -119,8 +122,6 @@ pub struct DeadLetterView {
     pub attempts: u32,
     /// The component that failed.
     pub digest: String,
-    /// What the guest logged and printed in the last attempt.
-    pub logs: String,
     /// Since when it is to be handled again.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub redrive_since: Option<Timestamp>,
@@ -134,7 +135,6 @@ impl From<DeadLetter> for DeadLetterView {
             skipped: letter.is_skipped,
             attempts: letter.attempts,
             digest: letter.digest.to_string(),
-            logs: letter.logs,
             redrive_since: letter.redrive_at,
         }
     }
@@ -152,9 +152,10 @@ pub(super) async fn list(
 ) -> Result<Json<Vec<DeadLetterView>>, Failure> {
     let id = id(query.tenant, &name)?;
     let store = store(&api, &id).await?;
-    let after = match &query.after {
-        Some(event) => Some((store.dead_letter(&id, event).await?.at(), event.clone())),
-        None => None,
+    let after = match (query.after, query.since) {
+        (Some(event), Some(since)) => Some((since, event)),
+        (Some(event), None) => Some((store.dead_letter(&id, &event).await?.at(), event)),
+        (None, _) => None,
     };
     let limit = query.limit.unwrap_or(LETTERS_MAX).min(LETTERS_MAX);
     let wanted = Match::of(query.r#match.as_deref());
@@ -185,7 +186,7 @@ pub(super) async fn purge(
     Query(query): Query<Tenant>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Changed>, Failure> {
-    Ok(Json(change(&api, &id(query.tenant, &name)?, chosen, Change::Purge).await?))
+    Ok(Json(change(&api, &id(query.tenant, &name)?, chosen, |_| Change::Purge).await?))
 }
 
 pub(super) async fn redrive(
@@ -194,10 +195,7 @@ pub(super) async fn redrive(
     Query(query): Query<Tenant>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Changed>, Failure> {
-    let id = id(query.tenant, &name)?;
-    let changed = change(&api, &id, chosen, Change::Redrive(Clock::System.now())).await?;
-    api.host()?.poke(&id).await;
-    Ok(Json(changed))
+    Ok(Json(change(&api, &id(query.tenant, &name)?, chosen, Change::Redrive).await?))
 }
 
 pub(super) async fn cancel(
@@ -206,64 +204,64 @@ pub(super) async fn cancel(
     Query(query): Query<Tenant>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Changed>, Failure> {
-    Ok(Json(change(&api, &id(query.tenant, &name)?, chosen, Change::Cancel).await?))
+    Ok(Json(change(&api, &id(query.tenant, &name)?, chosen, |_| Change::Cancel).await?))
 }
 
-async fn change(api: &Api, id: &ConsumerId, chosen: Chosen, change: Change) -> Result<Changed> {
-    api.host()?;
+async fn change(api: &Api, id: &ConsumerId, chosen: Chosen, change: impl Fn(Timestamp) -> Change) -> Result<Changed> {
+    let host = api.host()?;
     let store = store(api, id).await?;
-    let Chosen { events, all, r#match, dry_run } = chosen;
-    let changed = match (all, events.as_slice()) {
-        (true, []) => change_all(&*store, id, &Match::of(r#match.as_deref()), change, dry_run).await?,
-        (false, [_, ..]) => change_these(&*store, id, events, change, dry_run).await?,
+    let now = Clock::System.now();
+    let to = Changing { host, store: &*store, id, change: change(now), dry_run: chosen.dry_run };
+    let changed = match (chosen.all, chosen.events.as_slice()) {
+        (true, []) => to.all(&Match::of(chosen.r#match.as_deref()), now).await?,
+        (false, [_, ..]) => to.these(chosen.events).await?,
         _ => return Err(Error::invalid("say which events are meant, or that all are")),
     };
-    Ok(Changed { changed, dry_run })
+    Ok(Changed { changed, dry_run: chosen.dry_run })
 }
 
-/// These, or none where one of them is not there.
-async fn change_these(
-    store: &dyn Store,
-    id: &ConsumerId,
-    mut events: Vec<EventId>,
+/// A change of a consumer's dead letters.
+struct Changing<'a> {
+    host: &'a Host,
+    store: &'a dyn Store,
+    id: &'a ConsumerId,
     change: Change,
     dry_run: bool,
-) -> Result<u64> {
-    events.sort_unstable();
-    events.dedup();
-    for event in &events {
-        store.dead_letter(id, event).await?;
+}
+
+impl Changing<'_> {
+    /// These, or none where one of them is not there.
+    async fn these(&self, mut events: Vec<EventId>) -> Result<u64> {
+        events.sort_unstable();
+        events.dedup();
+        for event in &events {
+            self.store.dead_letter(self.id, event).await.map_err(|error| match error.kind() {
+                Kind::NotFound => Error::invalid(error.to_string()).help(error.way_out().unwrap_or_default()),
+                _ => error,
+            })?;
+        }
+        self.commit(events).await
     }
-    let changed = events.len() as u64;
-    commit(store, change.of(id, events), dry_run).await.map(|()| changed)
-}
 
-async fn change_all(
-    store: &dyn Store,
-    id: &ConsumerId,
-    wanted: &Match<'_>,
-    change: Change,
-    dry_run: bool,
-) -> Result<u64> {
-    let mut which = Letters { is_due: matches!(change, Change::Cancel), limit: LETTERS_MAX, after: None };
-    let mut changed = 0;
-    loop {
-        let letters = store.dead_letters(id, &which).await?;
-        let Some(last) = letters.last() else { return Ok(changed) };
-        which.after = Some((last.at(), last.event.id.clone()));
-        let found = letters.into_iter().filter(|letter| wanted.matches(letter));
-        let events: Vec<EventId> = found.map(|letter| letter.event.id).collect();
-        if !events.is_empty() {
-            changed += events.len() as u64;
-            commit(store, change.of(id, events), dry_run).await?;
+    /// All that were set aside until now: what fails again meanwhile is not meant once more.
+    async fn all(&self, wanted: &Match<'_>, until: Timestamp) -> Result<u64> {
+        let mut which = Letters { is_due: matches!(self.change, Change::Cancel), limit: LETTERS_MAX, after: None };
+        let mut changed = 0;
+        loop {
+            let mut letters = self.store.dead_letters(self.id, &which).await?;
+            letters.retain(|letter| letter.at() <= until);
+            let Some(last) = letters.last() else { return Ok(changed) };
+            which.after = Some((last.at(), last.event.id.clone()));
+            let found = letters.into_iter().filter(|letter| wanted.matches(letter));
+            changed += self.commit(found.map(|letter| letter.event.id).collect()).await?;
         }
     }
-}
 
-async fn commit(store: &dyn Store, commit: Commit, dry_run: bool) -> Result<()> {
-    if dry_run {
-        return Ok(());
+    async fn commit(&self, events: Vec<EventId>) -> Result<u64> {
+        let changed = events.len() as u64;
+        if changed > 0 && !self.dry_run {
+            self.host.change_letters(self.id, self.change.of(self.id, events)).await?;
+        }
+        Ok(changed)
     }
-    let answers = store.commit(&[commit]).await;
-    answers.into_iter().try_for_each(|answer| answer.map(drop))
 }

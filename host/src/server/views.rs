@@ -355,8 +355,14 @@ fn status(position: Option<&Position>, standing: Option<&Standing>) -> (&'static
         (Some(Status::Blocked), _) => ("blocked", reason),
         (Some(Status::Paused), _) => ("paused", reason),
         (_, Some(Standing::Stalled { message, since })) => {
-            let reason =
-                Reason { code: "stalled".into(), message: message.clone(), event: None, since: *since, retry_at: None };
+            let reason = Reason {
+                code: "stalled".into(),
+                message: message.clone(),
+                event: None,
+                since: *since,
+                retry_at: None,
+                logs: String::new(),
+            };
             ("stalled", Some(reason))
         }
         (_, Some(Standing::Starting)) => ("starting", reason),
@@ -367,13 +373,15 @@ fn status(position: Option<&Position>, standing: Option<&Standing>) -> (&'static
 
 fn next_step(status: &str, reason: Option<&Reason>, name: &str) -> Option<String> {
     match status {
-        "blocked" if reason.is_some_and(|reason| reason.code == FailureKind::Filter.code()) => {
-            Some("change the consumer's filter so that it has an answer for the event".into())
-        }
         "blocked" => {
+            let of_the_filter = reason.is_some_and(|reason| reason.code == FailureKind::Filter.code());
+            let mend = match of_the_filter {
+                true => "change the consumer's filter so that it has an answer for the event",
+                false => "deploy a component that can handle the event",
+            };
             let event = reason.and_then(|reason| reason.event.as_ref());
             let skip = event.map(|event| format!(", or `tendon consumer skip {name} {event}`")).unwrap_or_default();
-            Some(format!("deploy a component that can handle the event, or `tendon consumer resume {name}`{skip}"))
+            Some(format!("{mend}, or `tendon consumer resume {name}`{skip}"))
         }
         "paused" => Some(format!("`tendon consumer resume {name}`")),
         "stalled" => Some("see what the reason names; it goes on by itself once that works again".into()),

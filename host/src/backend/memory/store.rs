@@ -89,7 +89,7 @@ impl Store for Memory {
         let mut bytes = 0;
         let fits = |letter: &&DeadLetter| {
             let is_within = bytes < backend::CHUNK_BYTES_MAX;
-            bytes += letter.event.metadata.len();
+            bytes += letter.event.metadata.len() + letter.record().map_or(0, |record| record.len());
             is_within
         };
         let wanted = letters.filter(is_wanted).map(|(_, letter)| letter).take(which.limit as usize);

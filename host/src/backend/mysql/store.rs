@@ -51,13 +51,15 @@ const ACTIVE: &str = "
 /// The longest part that is in its column as it is.
 const PART_BYTES_MAX: usize = 255;
 
-/// Dead letters, and how many bytes of payloads are ahead of each.
+/// Dead letters, as long as what is ahead of them has not too many bytes. Keys and lengths come first, then whole rows.
 const LETTERS: &str = "
-    SELECT * FROM (
-        SELECT d.*, SUM(LENGTH(metadata)) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING) - LENGTH(metadata) AS ahead
-        FROM tendon_dead_letter AS d WHERE tenant = ? AND consumer = ? AND (at > ? OR at = ? AND event > ?) {due}
-        ORDER BY at, event LIMIT ?
-    ) AS page WHERE ahead < ? ORDER BY at, event";
+    SELECT d.* FROM (
+        SELECT event, SUM(bytes) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING) - bytes AS ahead FROM (
+            SELECT at, event, LENGTH(metadata) + LENGTH(record) AS bytes FROM tendon_dead_letter
+            WHERE tenant = ? AND consumer = ? AND (at > ? OR at = ? AND event > ?) {due} ORDER BY at, event LIMIT ?
+        ) AS first
+    ) AS page JOIN tendon_dead_letter AS d ON d.event = page.event
+    WHERE ahead < ? AND d.tenant = ? AND d.consumer = ? ORDER BY d.at, d.event";
 const DUE: &str = "AND redrive_at IS NOT NULL";
 
 #[async_trait]
@@ -166,6 +168,8 @@ impl Store for Mysql {
             .bind(event.0.as_bytes().as_ref())
             .bind(i64::from(which.limit))
             .bind(CHUNK_BYTES_MAX as i64)
+            .bind(consumer.tenant.0.as_str())
+            .bind(consumer.name.as_str())
             .try_map(|found: MySqlRow| row::dead_letter(&found));
         self.rows(letters.fetch_all(&self.0.readers).await)
     }

@@ -31,11 +31,11 @@ use crate::{
 
 const HISTORY: &str = "INSERT INTO tendon_history (tenant, consumer, shard, revision, digest, epoch, at) VALUES ";
 
-const SET_ASIDE: &str = "INSERT INTO tendon_dead_letter (tenant, consumer, event, shard, at, metadata, record) VALUES ";
-const SET_ASIDE_END: &str = " ON DUPLICATE KEY UPDATE shard = VALUES(shard), at = VALUES(at),
-    metadata = VALUES(metadata), record = VALUES(record), redrive_at = NULL";
-const REDRIVE: &str = "UPDATE tendon_dead_letter SET redrive_at = ";
-const PURGE: &str = "DELETE FROM tendon_dead_letter WHERE (tenant, consumer, event) IN (";
+/// By itself and with parameters: a letter may be as big as what the server takes at once, and digits are twice as many.
+const SET_ASIDE: &str = "
+    INSERT INTO tendon_dead_letter (tenant, consumer, event, shard, at, metadata, record) VALUES (?, ?, ?, ?, ?, ?, ?)
+    ON DUPLICATE KEY UPDATE shard = VALUES(shard), at = VALUES(at), metadata = VALUES(metadata),
+        record = VALUES(record), redrive_at = NULL";
 
 const COMPONENT: &str = "INSERT INTO tendon_component (digest, piece, bytes) VALUES ";
 /// A component that is there stays.
@@ -77,38 +77,52 @@ impl Mysql {
         self.send(open, "mysql history", lines).await
     }
 
-    /// What is set aside, and what no longer is.
+    /// What is set aside, what of it is to be handled again, and what no longer is there.
     pub(super) async fn write_dead_letters(&self, open: &mut Transaction, items: &[&Item<'_>]) -> Result<(), Failed> {
-        let mut letters = self.batches(SET_ASIDE, SET_ASIDE_END);
-        let mut purged = self.batches(PURGE, ")");
-        for commit in items.iter().map(|item| item.commit) {
-            for letter in &commit.dead_letters {
-                let row = letter_key(&letter.shard.consumer, &letter.event.id).number(i64::from(letter.shard.index));
-                let row = row.number(letter.at().0).bytes(&letter.event.metadata);
-                letters.push(&row.bytes(letter.record()?.as_bytes()).end())?;
-            }
-            for (consumer, event) in &commit.purged {
-                purged.push(&letter_key(consumer, event).end())?;
-            }
+        for letter in items.iter().flat_map(|item| &item.commit.dead_letters) {
+            self.0.failpoints.hit("mysql dead letters")?;
+            let ConsumerId { tenant, name } = &letter.shard.consumer;
+            sqlx::query(SET_ASIDE)
+                .bind(tenant.0.as_str())
+                .bind(name.as_str())
+                .bind(letter.event.id.0.as_bytes().as_ref())
+                .bind(i64::from(letter.shard.index))
+                .bind(letter.at().0)
+                .bind(letter.event.metadata.as_ref())
+                .bind(letter.record()?)
+                .execute(open.connection())
+                .await?;
         }
-        self.send(open, "mysql dead letters", letters).await?;
-        self.redrive(open, items).await?;
-        self.send(open, "mysql purge", purged).await
+        let redrives = items.iter().flat_map(|item| &item.commit.redrives);
+        let redrives = redrives.map(|Redrive { consumer, event, at }| {
+            let at = at.map_or("NULL".to_owned(), |at| at.0.to_string());
+            (format!("UPDATE tendon_dead_letter SET redrive_at = {at}"), consumer, event)
+        });
+        self.change_letters(open, "mysql redrives", redrives).await?;
+        let purged = items.iter().flat_map(|item| &item.commit.purged);
+        let purged = purged.map(|(consumer, event)| ("DELETE FROM tendon_dead_letter".to_owned(), consumer, event));
+        self.change_letters(open, "mysql purge", purged).await
     }
 
-    /// Wishes, by when they were made: all of a call have the same moment.
-    async fn redrive(&self, open: &mut Transaction, items: &[&Item<'_>]) -> Result<(), Failed> {
-        let mut by_moment: BTreeMap<Option<i64>, Vec<&Redrive>> = BTreeMap::new();
-        for redrive in items.iter().flat_map(|item| &item.commit.redrives) {
-            by_moment.entry(redrive.at.map(|at| at.0)).or_default().push(redrive);
+    /// Does something to dead letters, with a statement for all of a consumer's to which the same is done: by ids alone the
+    /// server finds them in its index, whatever its version.
+    async fn change_letters<'a>(
+        &self,
+        open: &mut Transaction,
+        failpoint: &'static str,
+        letters: impl Iterator<Item = (String, &'a ConsumerId, &'a EventId)>,
+    ) -> Result<(), Failed> {
+        let mut groups: BTreeMap<(String, &ConsumerId), Vec<&EventId>> = BTreeMap::new();
+        for (what, consumer, event) in letters {
+            groups.entry((what, consumer)).or_default().push(event);
         }
-        for (at, redrives) in by_moment {
-            let at = at.map_or("NULL".to_owned(), |at| at.to_string());
-            let mut rows = self.batches(format!("{REDRIVE}{at} WHERE (tenant, consumer, event) IN ("), ")");
-            for Redrive { consumer, event, .. } in redrives {
-                rows.push(&letter_key(consumer, event).end())?;
+        for ((what, ConsumerId { tenant, name }), events) in groups {
+            let head = format!("{what} WHERE tenant = '{tenant}' AND consumer = '{name}' AND event IN (");
+            let mut rows = self.batches(head, ")");
+            for event in events {
+                rows.push(&literal(event.0.as_bytes()))?;
             }
-            self.send(open, "mysql redrives", rows).await?;
+            self.send(open, failpoint, rows).await?;
         }
         Ok(())
     }
@@ -241,11 +255,6 @@ impl Mysql {
     pub(super) fn batches(&self, head: impl Into<String>, tail: impl Into<Cow<'static, str>>) -> Batches {
         Batches::new(head, tail, self.0.packet_bytes_max)
     }
-}
-
-/// What a row of a dead letter begins with.
-fn letter_key(ConsumerId { tenant, name }: &ConsumerId, event: &EventId) -> Row {
-    Row::new().name(tenant.0.as_str()).name(name.as_str()).bytes(event.0.as_bytes())
 }
 
 /// Why keys were not taken. One that a producer repeats was written by another one since this one looked.

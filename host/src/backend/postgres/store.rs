@@ -38,13 +38,15 @@ const SCAN: &str = "
 const ACTIVE: &str = "
     SELECT DISTINCT ON (tenant, consumer) * FROM tendon.deployment ORDER BY tenant, consumer, epoch DESC";
 
-/// Dead letters, and how many bytes of payloads are ahead of each.
+/// Dead letters, as long as what is ahead of them has not too many bytes. Keys and lengths come first, then whole rows.
 const LETTERS: &str = "
-    SELECT * FROM (
-        SELECT d.*, SUM(LENGTH(metadata)) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING) - LENGTH(metadata) AS ahead
-        FROM tendon.dead_letter AS d WHERE tenant = $1 AND consumer = $2 AND (at, event) > ($3, $4) {due}
-        ORDER BY at, event LIMIT $5
-    ) AS page WHERE ahead < $6 ORDER BY at, event";
+    SELECT d.* FROM (
+        SELECT event, SUM(bytes) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING) - bytes AS ahead FROM (
+            SELECT at, event, LENGTH(metadata) + LENGTH(record) AS bytes FROM tendon.dead_letter
+            WHERE tenant = $1 AND consumer = $2 AND (at, event) > ($3, $4) {due} ORDER BY at, event LIMIT $5
+        ) AS first
+    ) AS page JOIN tendon.dead_letter AS d ON d.event = page.event
+    WHERE ahead < $6 AND d.tenant = $1 AND d.consumer = $2 ORDER BY d.at, d.event";
 const DUE: &str = "AND redrive_at IS NOT NULL";
 
 #[async_trait]

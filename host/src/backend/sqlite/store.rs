@@ -28,13 +28,15 @@ const ACTIVE: &str = "
     WHERE epoch = (SELECT max(epoch) FROM deployment WHERE tenant = d.tenant AND consumer = d.consumer)
     ORDER BY tenant, consumer";
 
-/// Dead letters, and how many bytes of payloads are ahead of each.
+/// Dead letters, as long as what is ahead of them has not too many bytes. Keys and lengths come first, then whole rows.
 const LETTERS: &str = "
-    SELECT * FROM (
-        SELECT d.*, SUM(LENGTH(metadata)) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING) - LENGTH(metadata) AS ahead
-        FROM dead_letter AS d WHERE tenant = ? AND consumer = ? AND (at, event) > (?, ?) {due}
-        ORDER BY at, event LIMIT ?
-    ) AS page WHERE ahead < ? ORDER BY at, event";
+    SELECT d.* FROM (
+        SELECT event, SUM(bytes) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING) - bytes AS ahead FROM (
+            SELECT at, event, LENGTH(metadata) + LENGTH(record) AS bytes FROM dead_letter
+            WHERE tenant = ? AND consumer = ? AND (at, event) > (?, ?) {due} ORDER BY at, event LIMIT ?
+        ) AS first
+    ) AS page JOIN dead_letter AS d ON d.event = page.event
+    WHERE ahead < ? AND d.tenant = ? AND d.consumer = ? ORDER BY d.at, d.event";
 const DUE: &str = "AND redrive_at IS NOT NULL";
 
 #[async_trait]
@@ -107,6 +109,8 @@ impl Store for Sqlite {
             .bind(event.0.as_bytes().as_ref())
             .bind(i64::from(which.limit))
             .bind(CHUNK_BYTES_MAX as i64)
+            .bind(consumer.tenant.0.as_str())
+            .bind(consumer.name.as_str())
             .try_map(|found: SqliteRow| row::dead_letter(&found));
         self.rows(letters.fetch_all(&self.0.readers).await)
     }
