@@ -50,6 +50,7 @@ fn what_cannot_be_handled_is_set_aside_and_the_rest_is_handled() {
     assert_eq!(all(&letters, "/event/metadata_text"), ["fail", "reject", "panic", "say", "emit 1"]);
     assert!(letters[2]["reason"]["message"].as_str().unwrap().contains("boom of 5"), "{letters}");
     assert!(letters[0]["digest"].as_str().unwrap().starts_with("sha256:"));
+    assert_eq!(project.json(&["consumer", "show", "subject"])["has_dead_letters"], true);
     let of = |reason: &str| project.json(&["dlq", "list", "subject", "--match", reason]);
     assert_eq!(all(&of("reject"), "/event/id"), ["4", "6"]);
     assert_eq!(all(&of("reject~enough"), "/event/id"), ["6"]);
@@ -93,6 +94,7 @@ fn dead_letters_outlive_a_restart_and_are_purged_by_name_or_all_at_once() {
     assert_eq!(all(&list(), "/event/id"), ["1", "3"]);
     assert_eq!(purge(&["--all"])["changed"], 2);
     assert_eq!(list(), json!([]));
+    assert_eq!(project.json(&["consumer", "show", "subject"])["has_dead_letters"], false);
     let table = project.run(&["dlq", "list", "subject"]);
     assert!(String::from_utf8_lossy(&table.stdout).contains("MESSAGE"), "{table:?}");
 }

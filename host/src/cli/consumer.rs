@@ -133,6 +133,8 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
     }
     lines.extend(consumer.held_up.as_ref().map(|by| ("held up by", by.to_string())));
     lines.extend(consumer.problem.clone().map(|problem| ("problem", problem)));
+    let letters = || ("set aside", format!("some events: `tendon dlq list {}`", consumer.name));
+    lines.extend(detail.has_dead_letters.then(letters));
     lines.extend(consumer.next_step.clone().map(|step| ("next step", step)));
     lines.extend([
         ("stream", consumer.stream.clone()),

@@ -9,6 +9,7 @@ use crate::{
     backend::foreign::Finding,
     clock::Clock,
     config::resolved::{Consumer, Stream},
+    dead_letter::Letters,
     deployment::{Deployment, Spec},
     error::{Error, Result},
     event::{Cursor, Event, Timestamp},
@@ -75,6 +76,9 @@ pub struct ConsumerDetail {
     pub summary: ConsumerView,
     /// The active deployment's spec.
     pub spec: Option<Spec>,
+    /// Whether it has set something aside.
+    #[serde(default)]
+    pub has_dead_letters: bool,
     /// Which components made its commits, oldest first.
     pub history: Vec<SwapView>,
 }
@@ -227,13 +231,15 @@ pub(super) async fn consumer(api: &Api, id: &ConsumerId) -> Result<ConsumerDetai
     let summary = summary.ok_or_else(|| Error::not_found(format!("consumer `{}` is gone", id.name)))?;
     if summary.problem.is_some() {
         // It says so itself, and what else there is to say may hang on the same thing.
-        return Ok(ConsumerDetail { summary, spec: None, history: Vec::new() });
+        return Ok(ConsumerDetail { summary, spec: None, has_dead_letters: false, history: Vec::new() });
     }
     let store = catalog.database(&config.store)?.store();
     let deployment = store.deployments().await?.into_iter().find(|deployment| deployment.consumer == *id);
     let shard = crate::tenant::ShardId { consumer: id.clone(), index: 0 };
     let history = store.history(&shard).await?.into_iter().map(SwapView::from).collect();
-    Ok(ConsumerDetail { summary, spec: deployment.map(|deployment| deployment.spec), history })
+    let letters = store.dead_letters(id, &Letters { limit: 1, ..Letters::default() }).await?;
+    let spec = deployment.map(|deployment| deployment.spec);
+    Ok(ConsumerDetail { summary, spec, has_dead_letters: !letters.is_empty(), history })
 }
 
 /// What all stores say, read once per store and stream; an error where one cannot be read.
