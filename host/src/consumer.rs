@@ -234,19 +234,23 @@ impl<'a> Run<'a> {
         events.get(..ready).unwrap_or_default()
     }
 
-    /// When an event may be handled. One that has failed waits as its row says, whoever began the loop anew meanwhile; but
-    /// no longer than any event does, should the clock have been set back.
+    /// When an event may be handled; long ago, where nothing is in its way.
     fn ready_at(&self, event: &Event) -> Timestamp {
-        let old_enough = event.timestamp.after(self.version.spec.lag);
-        let reason = self.next_row.reason.as_ref().filter(|reason| reason.event.as_ref() == Some(&event.id));
-        let latest = self.shard.clock.now().after(self.version.spec.retry.cap);
-        reason.and_then(|reason| reason.retry_at).map_or(old_enough, |at| old_enough.max(at.min(latest)))
+        let Spec { lag, retry, .. } = &*self.version.spec;
+        let old_enough = (!lag.is_zero()).then(|| event.timestamp.after(*lag));
+        let again = policy::retry_at(self.next_row.reason.as_ref(), &event.id, retry, self.shard.clock.now());
+        old_enough.max(again).unwrap_or(Timestamp(i64::MIN))
     }
 
     /// Commits what there is, and waits until then.
     async fn wait_until(&mut self, then: Timestamp) -> Result<After> {
         self.commit().await?;
         self.settle().await?;
+        if self.is_redriving {
+            // There is time for it.
+            self.redrive().await?;
+            return Ok(After::Again);
+        }
         self.pause(then.since(self.shard.clock.now())).await
     }
 

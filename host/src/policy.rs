@@ -94,6 +94,13 @@ fn cut(message: &str) -> &str {
     message.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
+/// When an event that has failed is tried again, whoever runs the shard by then; none where that may be at once. It never waits
+/// longer than the policy lets any event wait: a later moment was written under another policy, or by another clock.
+pub fn retry_at(reason: Option<&Reason>, event: &EventId, policy: &RetryPolicy, now: Timestamp) -> Option<Timestamp> {
+    let reason = reason.filter(|reason| reason.event.as_ref() == Some(event))?;
+    reason.retry_at.filter(|at| *at <= now.after(policy.cap))
+}
+
 /// The reason that a position carries after a failure.
 pub fn reason(failure: &Failure, event: &EventId, now: Timestamp) -> Reason {
     Reason {
@@ -113,6 +120,10 @@ pub fn standing(position: &Position, digest: Digest, epoch: Epoch) -> Position {
     let is_of_the_filter = |reason: &Reason| reason.code == FailureKind::Filter.code();
     let is_new = position.digest.is_some_and(|before| before != digest)
         || position.epoch < epoch && position.reason.as_ref().is_some_and(is_of_the_filter);
+    if let Some(reason) = position.reason.as_mut().filter(|_| position.epoch < epoch) {
+        // Whatever was deployed may help: it is tried at once.
+        reason.retry_at = None;
+    }
     if is_new && position.status != Status::Paused {
         position.status = Status::Running;
         position.reason = None;
@@ -184,6 +195,10 @@ mod tests {
         assert!(!stands(FailureKind::Trap, new, Epoch(4)), "another component");
         assert!(stands(FailureKind::Filter, old, Epoch(3)), "a host that starts again");
         assert!(!stands(FailureKind::Filter, old, Epoch(4)), "another deployment, and so perhaps another filter");
+        let mut waiting = Position { status: Status::Running, ..blocked(FailureKind::Trap) };
+        waiting.reason.as_mut().unwrap().retry_at = Some(Timestamp(9));
+        let waits = |epoch| standing(&waiting, old, epoch).reason.unwrap().retry_at.is_some();
+        assert!(waits(Epoch(3)) && !waits(Epoch(4)), "another deployment is tried at once");
         let paused = Position { status: Status::Paused, ..blocked(FailureKind::Filter) };
         assert_eq!(standing(&paused, new, Epoch(4)).status, Status::Paused);
     }
@@ -195,6 +210,21 @@ mod tests {
         assert_eq!(after_failure(&policy, 1, &reject, 0.0), Decision::End(OnExhausted::DeadLetter));
         let of_start = Failure { is_of_start: true, ..reject };
         assert_eq!(after_failure(&policy, 1, &of_start, 0.0), Decision::End(OnExhausted::Block));
+    }
+
+    #[test]
+    fn a_failed_event_waits_as_its_row_says_and_never_longer_than_the_cap() {
+        let (seven, now) = (EventId("7".into()), Timestamp(1_000_000));
+        let wait = |at: Option<i64>, event: &EventId| {
+            let failed = failure(FailureKind::Retry, None);
+            let reason = Reason { retry_at: at.map(Timestamp), ..reason(&failed, &seven, now) };
+            retry_at(Some(&reason), event, &steady(), now)
+        };
+        assert_eq!(wait(Some(2_000_000), &seven), Some(Timestamp(2_000_000)));
+        assert_eq!(wait(Some(1), &seven), Some(Timestamp(1)), "it may be tried now");
+        assert_eq!(wait(Some(2_000_000), &EventId("8".into())), None, "another event");
+        assert_eq!(wait(Some(62_000_000), &seven), None, "a clock that was set back, or a cap that was lowered");
+        assert_eq!((wait(None, &seven), retry_at(None, &seven, &steady(), now)), (None, None));
     }
 
     #[test]

@@ -164,3 +164,24 @@ fn an_event_that_blocks_is_skipped_by_name_and_set_aside() {
     project.append("events", &json!("append"));
     project.consumer("subject", "set aside or blocked", |consumer| consumer["status"] == "blocked");
 }
+
+#[test]
+fn a_consumer_that_waits_for_an_event_redrives_others_meanwhile() {
+    let project = project("127.0.0.1:0", "dead-letter", &["append", "reject", "fail"]);
+    let config = std::fs::read_to_string(project.path("tendon.toml")).unwrap();
+    let patient = config.replace("attempts = 3, base = \"1ms\"", "attempts = 3, base = \"1h\", cap = \"1h\"");
+    assert_ne!(patient, config);
+    project.write("tendon.toml", &patient);
+    let host = project.host();
+    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+    project.consumer("subject", "failed once", |consumer| consumer["attempts"] == 1 && consumer["cursor"] == "2");
+    project.json(&["dlq", "redrive", "subject", "2"]);
+    wait("another attempt", || (project.json(&["dlq", "show", "subject", "2"])["attempts"] == 2).then_some(()));
+    let waits = project.status("subject", "running");
+    assert_eq!((&waits["attempts"], &waits["reason"]["event"]), (&json!(1), &json!("3")), "it was not called for that");
+
+    // What is deployed may help, and is tried at once.
+    project.write("tendon.toml", patient.replace("by-event", "append"));
+    host.line("changed subject");
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "3");
+}
