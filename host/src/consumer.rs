@@ -246,7 +246,7 @@ impl<'a> Run<'a> {
     async fn wait_until(&mut self, then: Timestamp) -> Result<After> {
         self.commit().await?;
         self.settle().await?;
-        if self.is_redriving {
+        if self.is_redriving && !*self.shard.stop.borrow() {
             // There is time for it.
             self.redrive().await?;
             return Ok(After::Again);

@@ -185,3 +185,17 @@ fn a_consumer_that_waits_for_an_event_redrives_others_meanwhile() {
     host.line("changed subject");
     project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "3");
 }
+
+#[test]
+fn a_host_stops_while_an_event_waits_and_others_are_to_be_redriven() {
+    let project = project("127.0.0.1:0", "dead-letter", &["append", "reject", "fail"]);
+    let config = std::fs::read_to_string(project.path("tendon.toml")).unwrap();
+    project.write("tendon.toml", config.replace("base = \"1ms\"", "base = \"1h\", cap = \"1h\""));
+    let host = project.host();
+    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+    project.consumer("subject", "failed once", |consumer| consumer["attempts"] == 1 && consumer["cursor"] == "2");
+    for _ in 0..3 {
+        assert_eq!(project.json(&["dlq", "redrive", "subject", "--all"])["changed"], 1);
+    }
+    assert_eq!(host.terminate(), Some(0), "it drains");
+}
