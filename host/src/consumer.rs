@@ -4,6 +4,9 @@
 //! and committing overlap: one commit is in flight while the next batch is gathered. Whatever goes wrong ends
 //! the run, and with it everything in memory; the next run begins from the row.
 
+mod failure;
+mod redrive;
+
 use std::sync::Arc;
 
 use tokio::{
@@ -11,11 +14,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-mod failure;
-mod redrive;
-
 use self::failure::After;
-
 use crate::{
     batch::{self, Gathered},
     changes::Changes,

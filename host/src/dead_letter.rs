@@ -1,6 +1,7 @@
 //! Events that were set aside: a consumer that cannot handle one goes on without it, and nothing of it is lost.
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -40,6 +41,13 @@ pub struct Letters {
     pub limit: u32,
 }
 
+impl Letters {
+    /// The moment and the event behind which they begin; nothing is set aside before that.
+    pub(crate) fn begin(&self) -> (Timestamp, EventId) {
+        self.after.clone().unwrap_or((Timestamp(i64::MIN), EventId(ByteString::new())))
+    }
+}
+
 /// A wish that a dead letter be handled again, or that it be not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redrive {
@@ -56,7 +64,7 @@ pub struct Redrive {
 struct Record {
     cursor: String,
     r#type: i32,
-    foreign_id: bytestring::ByteString,
+    foreign_id: ByteString,
     /// Microseconds since 1970: a calendar does not name all that an event may have.
     timestamp: i64,
     headers: Headers,

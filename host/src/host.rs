@@ -1,6 +1,8 @@
 //! A running host: its open stores, its streams' readers and its consumers. Everything that an operator can do to a
 //! live host is a method here.
 
+mod moves;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -10,8 +12,6 @@ use std::{
 
 use futures_util::future::try_join_all;
 use tokio::sync::{Mutex, RwLock};
-
-mod moves;
 
 pub use crate::open::Catalog;
 use crate::{

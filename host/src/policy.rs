@@ -11,7 +11,7 @@ use crate::{
     store::{Digest, Epoch, Position, Reason, Status},
 };
 
-/// Bytes of a failure's message that are kept.
+/// Bytes of a failure's message, and of what the guest logged, that are kept: a position carries them.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
 /// What happens when an event fails: exponential backoff, then its end.
@@ -94,6 +94,13 @@ fn cut(message: &str) -> &str {
     message.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
+/// Of what a guest logged the end matters.
+fn tail(logs: &str) -> &str {
+    let begin = logs.len().saturating_sub(MESSAGE_BYTES_MAX);
+    let begin = (begin..=logs.len()).find(|begin| logs.is_char_boundary(*begin));
+    logs.get(begin.unwrap_or_default()..).unwrap_or_default()
+}
+
 /// When an event that has failed is tried again, whoever runs the shard by then; none where that may be at once. It never waits
 /// longer than the policy lets any event wait: a later moment was written under another policy, or by another clock.
 pub fn retry_at(reason: Option<&Reason>, event: &EventId, policy: &RetryPolicy, now: Timestamp) -> Option<Timestamp> {
@@ -109,7 +116,7 @@ pub fn reason(failure: &Failure, event: &EventId, now: Timestamp) -> Reason {
         event: Some(event.clone()),
         since: now,
         retry_at: None,
-        logs: failure.logs.clone(),
+        logs: tail(&failure.logs).to_owned(),
     }
 }
 
@@ -228,10 +235,13 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_is_cut_at_a_character() {
-        let long = Failure { message: "ä".repeat(MESSAGE_BYTES_MAX), ..failure(FailureKind::Retry, None) };
+    fn of_a_long_message_the_beginning_is_kept_and_of_long_logs_the_end() {
+        let (message, logs) =
+            (format!("{}z", "ä".repeat(MESSAGE_BYTES_MAX)), format!("a{}z", "ä".repeat(MESSAGE_BYTES_MAX)));
+        let long = Failure { message, logs, ..failure(FailureKind::Retry, None) };
         let reason = reason(&long, &EventId("7".into()), Timestamp(0));
         assert_eq!(reason.message.len(), MESSAGE_BYTES_MAX);
+        assert!(reason.logs.len() < MESSAGE_BYTES_MAX && reason.logs.ends_with('z'), "half a character is none");
     }
 
     #[test]

@@ -58,6 +58,9 @@ fn what_cannot_be_handled_is_set_aside_and_the_rest_is_handled() {
     assert_eq!(of("timeout"), json!([]));
     let counted = project.json(&["dlq", "purge", "subject", "--match", "reject", "--dry-run"]);
     assert_eq!(counted, json!({"changed": 2, "dry_run": true}));
+    let empty = project.run(&["dlq", "purge", "subject", "--match", ""]);
+    assert_eq!(empty.status.code(), Some(2), "a variable that is not set must not purge everything: {empty:?}");
+    assert_eq!(all(&project.json(&["dlq", "list", "subject"]), "/event/id"), ["2", "4", "5", "6", "8"]);
     let shown = project.json(&["dlq", "show", "subject", "6"]);
     assert_eq!(shown["reason"]["logs"], "INFO said\nINFO printed");
     assert_eq!(

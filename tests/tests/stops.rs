@@ -109,3 +109,17 @@ fn an_event_waits_for_its_next_attempt_over_a_restart_and_is_forgotten_once_a_fi
     let passed = project.consumer("subject", "past it", |consumer| consumer["cursor"] == "2");
     assert_eq!((&passed["attempts"], &passed["reason"]), (&json!(0), &serde_json::Value::Null));
 }
+
+#[test]
+fn a_test_of_a_component_asks_its_filter_too() {
+    let config = CONFIG.replace("\"fail\"", "\"counter\"") + "[consumer.subject.filter]\nwhere = 'metadata.n >= 2'\n";
+    let project = Project::new(&config);
+    let event = |metadata: &str| format!("{{\"type\":1,\"foreign_id\":\"a\",\"metadata\":{metadata}}}");
+    let [one, two, none] = ["{\"n\":1}", "{\"n\":2}", "{}"].map(event);
+    let effects = project.json(&["test", "--event", &one, "--event", &two]);
+    assert_eq!(effects[0], json!({"event": "1", "skipped": true, "state": {}, "emitted": []}));
+    assert_eq!(effects[1]["state"], json!({"a": 1}));
+    let failing = project.run(&["test", "--event", &none]);
+    assert_eq!(failing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&failing.stdout).contains("event 1: filter:"), "{failing:?}");
+}

@@ -16,6 +16,7 @@ use crate::{
     error::{Error, Result},
     event::{Cursor, Event},
     event_file,
+    filter::Matcher,
     handler::{Failure, Handled, Handler, HandlerFactory as _},
     runtime::{Engine, GuestFactory},
     source::Until,
@@ -58,7 +59,8 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     store.commit(&[Commit { changes, ..Commit::default() }]).await.into_iter().collect::<Result<Vec<_>>>()?;
 
     let factory = GuestFactory::new(&engine, compiled, subject.spec.config.clone(), &subject.spec.limits)?;
-    let mut tester = Tester { store: store.clone(), subject, factory, handler: None };
+    let matcher = Matcher::new(&subject.spec.filter);
+    let mut tester = Tester { store: store.clone(), subject, factory, matcher, handler: None };
     let mut chunks = database.source(&tester.subject.spec.stream).await?.stream(Cursor::START, Until::Head).await?;
     let mut effects = Vec::new();
     while let Some(chunk) = chunks.next().await {
@@ -147,6 +149,7 @@ struct Tester {
     store: Arc<dyn Store>,
     subject: Subject,
     factory: GuestFactory,
+    matcher: Matcher,
     handler: Option<Box<dyn Handler>>,
 }
 
@@ -154,6 +157,9 @@ struct Tester {
 #[derive(Serialize)]
 struct Effect {
     event: String,
+    /// Whether the consumer's filter leaves it out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    skipped: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
     state: BTreeMap<String, Option<serde_json::Value>>,
@@ -171,9 +177,12 @@ struct Emitted {
 
 impl Tester {
     async fn handle(&mut self, event: &Event) -> Result<Effect> {
-        let handled = match self.handler().await {
-            Ok(handler) => handler.handle(std::slice::from_ref(event)).await,
-            Err(failure) => Handled { failure: Some(failure), ..Handled::default() },
+        let selected = self.matcher.select(std::slice::from_ref(event));
+        let skipped = selected.failure.is_none() && selected.matching.is_empty();
+        let handled = match selected.failure.map(Failure::of_filter) {
+            None if skipped => Handled::default(),
+            None => self.call(event).await,
+            failure => Handled { failure, ..Handled::default() },
         };
         if handled.failure.is_some() {
             self.handler = None;
@@ -181,6 +190,7 @@ impl Tester {
         let Changes { writes, emits, .. } = &handled.changes;
         let effect = Effect {
             event: event.id.to_string(),
+            skipped,
             failure: handled.failure.map(|failure| format!("{}: {}", failure.kind.code(), failure.message)),
             state: writes.iter().map(|Write { key, value, .. }| (key.to_owned(), value.map(readable))).collect(),
             emitted: emits.iter().map(Emitted::from).collect(),
@@ -191,6 +201,13 @@ impl Tester {
             handler.committed();
         }
         Ok(effect)
+    }
+
+    async fn call(&mut self, event: &Event) -> Handled {
+        match self.handler().await {
+            Ok(handler) => handler.handle(std::slice::from_ref(event)).await,
+            Err(failure) => Handled { failure: Some(failure), ..Handled::default() },
+        }
     }
 
     async fn handler(&mut self) -> Result<&mut Box<dyn Handler>, Failure> {
@@ -237,7 +254,8 @@ fn show(effects: &[Effect], ctx: &Ctx) -> Result<()> {
         return ctx.out.json(effects);
     }
     for effect in effects {
-        let outcome = effect.failure.as_deref().unwrap_or("ok");
+        let ok = if effect.skipped { "left out by the filter" } else { "ok" };
+        let outcome = effect.failure.as_deref().unwrap_or(ok);
         ctx.out.text(&format!("event {}: {outcome}", effect.event))?;
         for (key, value) in &effect.state {
             match value {

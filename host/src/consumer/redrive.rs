@@ -20,7 +20,11 @@ impl Run<'_> {
         let name = self.shard.id.consumer.name.clone();
         let way_out = |error: Error| match error.kind() {
             Kind::Fenced | Kind::Unavailable | Kind::Ambiguous => error,
-            _ => error.help(format!("where a dead letter is the reason, `tendon dlq cancel {name} --all` leaves it")),
+            _ => {
+                let cancel = format!("where a dead letter is the reason, `tendon dlq cancel {name} --all` leaves it");
+                let own = error.way_out().map(|own| format!("{own}; ")).unwrap_or_default();
+                error.help(own + &cancel)
+            }
         };
         self.redrive_some().await.map_err(way_out)
     }

@@ -49,10 +49,15 @@ struct Match<'a> {
 }
 
 impl<'a> Match<'a> {
-    fn of(text: Option<&'a str>) -> Self {
-        let text = text.unwrap_or_default();
-        let (code, text) = text.split_once('~').unwrap_or((text, ""));
-        Self { code, text }
+    /// Everything, where nothing is said. What says nothing is a mistake, such as a variable that is not set: it must not mean
+    /// everything.
+    fn of(text: Option<&'a str>) -> Result<Self> {
+        let Some(text) = text else { return Ok(Self { code: "", text: "" }) };
+        match text.split_once('~').unwrap_or((text, "")) {
+            ("", "") => Err(Error::invalid("the reason to be matched is empty")
+                .help("write `trap`, `trap~overflow` or `~overflow`; --all means everything")),
+            (code, text) => Ok(Self { code, text }),
+        }
     }
 
     fn matches(&self, letter: &DeadLetter) -> bool {
@@ -158,7 +163,7 @@ pub(super) async fn list(
         (None, _) => None,
     };
     let limit = query.limit.unwrap_or(LETTERS_MAX).min(LETTERS_MAX);
-    let wanted = Match::of(query.r#match.as_deref());
+    let wanted = Match::of(query.r#match.as_deref())?;
     let mut which = Letters { after, is_due: false, limit };
     loop {
         let letters = store.dead_letters(&id, &which).await?;
@@ -213,7 +218,7 @@ async fn change(api: &Api, id: &ConsumerId, chosen: Chosen, change: impl Fn(Time
     let now = Clock::System.now();
     let to = Changing { host, store: &*store, id, change: change(now), dry_run: chosen.dry_run };
     let changed = match (chosen.all, chosen.events.as_slice()) {
-        (true, []) => to.all(&Match::of(chosen.r#match.as_deref()), now).await?,
+        (true, []) => to.all(&Match::of(chosen.r#match.as_deref())?, now).await?,
         (false, [_, ..]) => to.these(chosen.events).await?,
         _ => return Err(Error::invalid("say which events are meant, or that all are")),
     };

@@ -4,7 +4,6 @@ use std::{borrow::Cow, collections::HashMap};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use bytestring::ByteString;
 use sqlx::{AssertSqlSafe, Row as _, mysql::MySqlRow};
 
 use super::{
@@ -20,7 +19,7 @@ use crate::{
     dead_letter::{DeadLetter, Letters},
     deployment::Deployment,
     error::{Error, Result},
-    event::{EventId, Timestamp},
+    event::EventId,
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
 };
@@ -158,7 +157,7 @@ impl Store for Mysql {
     }
 
     async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>> {
-        let (at, event) = which.after.clone().unwrap_or((Timestamp(i64::MIN), EventId(ByteString::new())));
+        let (at, event) = which.begin();
         let sql = LETTERS.replace("{due}", if which.is_due { DUE } else { "" });
         let letters = sqlx::query(AssertSqlSafe(sql))
             .bind(consumer.tenant.0.as_str())

@@ -2,7 +2,6 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use bytestring::ByteString;
 use sqlx::{AssertSqlSafe, postgres::PgRow};
 
 use super::Postgres;
@@ -11,7 +10,7 @@ use crate::{
     dead_letter::{DeadLetter, Letters},
     deployment::Deployment,
     error::{Error, Result},
-    event::{EventId, Timestamp},
+    event::EventId,
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
 };
@@ -135,7 +134,7 @@ impl Store for Postgres {
     }
 
     async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>> {
-        let (at, event) = which.after.clone().unwrap_or((Timestamp(i64::MIN), EventId(ByteString::new())));
+        let (at, event) = which.begin();
         let sql = LETTERS.replace("{due}", if which.is_due { DUE } else { "" });
         let letters = sqlx::query(AssertSqlSafe(sql))
             .bind(consumer.tenant.0.as_str())
