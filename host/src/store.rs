@@ -152,6 +152,8 @@ pub struct Position {
     pub high_water: Cursor,
     /// The features that the row needs; a host that lacks one does not take the shard over.
     pub features: u64,
+    /// How often the consumer was divided anew before it had this row: it belongs to a deployment of the same number.
+    pub topology: u64,
     /// When the row was last written.
     pub updated_at: Timestamp,
 }
@@ -174,6 +176,7 @@ impl Position {
             last_event: None,
             high_water: Cursor::START,
             features: 0,
+            topology: 0,
             updated_at: Timestamp::default(),
         }
     }
@@ -202,6 +205,21 @@ pub struct Move {
     pub takes_fence: bool,
 }
 
+/// Puts other positions in the place of all that a consumer has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rewrite {
+    /// Whose.
+    pub consumer: ConsumerId,
+    /// All of its rows as they were loaded: where one has moved, or there is another one, the commit is `Fenced`.
+    pub from: Vec<Position>,
+    /// The rows as they are to be, all of those that are there among them. All get one new fence, and the epoch of the commit's
+    /// deployment where it has one. A new row's incarnation is that fence; one that is there keeps its own. Where there are none
+    /// at all the consumer is gone, with everything that it has.
+    pub to: Vec<Position>,
+    /// Whether its state is emptied.
+    pub clears_state: bool,
+}
+
 /// What becomes of an event whose key is in the store already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Duplicates {
@@ -223,6 +241,8 @@ pub struct Commit {
     pub duplicates: Duplicates,
     /// A deployment to activate, with the component's bytes. Its epoch is given by the store.
     pub deployment: Option<(Deployment, Bytes)>,
+    /// Other positions of a consumer, which then comes alone: it has no move.
+    pub rewrite: Option<Rewrite>,
     /// Events that are set aside; one that is there already takes the other's place.
     pub dead_letters: Vec<DeadLetter>,
     /// Events that are set aside no longer.

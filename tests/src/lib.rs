@@ -12,6 +12,7 @@ pub mod native;
 pub mod place;
 pub mod project;
 pub mod proof;
+pub mod rewrite_suite;
 pub mod servers;
 pub mod shelf;
 pub mod sim;

@@ -61,6 +61,11 @@ conformance! {
         letter_suite::dead_letters_are_read_by_pages_of_bounded_bytes;
         letter_suite::a_wish_to_handle_a_dead_letter_again_is_kept;
         letter_suite::purged_dead_letters_are_gone;
+        rewrite_suite::other_positions_take_the_place_of_all;
+        rewrite_suite::a_rewrite_that_comes_too_late_changes_nothing;
+        rewrite_suite::a_state_is_emptied_with_the_move;
+        rewrite_suite::a_consumer_that_is_gone_has_nothing;
+        rewrite_suite::a_crash_in_a_rewrite_leaves_old_or_new;
         store_suite::emitted_events_are_in_their_streams_in_order;
         store_suite::an_event_key_is_appended_once;
         store_suite::fences_and_epochs_are_never_drawn_twice;

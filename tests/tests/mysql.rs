@@ -16,6 +16,7 @@ use tendon_tests::{
         MysqlPlace, Place as _, advance, append, claim, commit, consumer, emit, emit_new, event, filled, read, shard,
         stream,
     },
+    rewrite_suite::crash_a_rewrite_everywhere,
     state_suite::{get, writes},
     sweep_suite::crash_everywhere,
 };
@@ -134,6 +135,7 @@ async fn the_crash_sweep_visits_every_failpoint_there_is() {
     assert!(database.store().commit(&commits).await.iter().all(Result::is_ok));
     commit(&*database.store(), advance(&before, "1")).await.unwrap_err();
     visited.extend(database.failpoints().visited());
+    visited.extend(crash_a_rewrite_everywhere::<MysqlPlace>().await.visited);
     // Only who comes from reflex passes that one.
     visited.insert("mysql mirror");
     assert_eq!(visited, BTreeSet::from(FAILPOINTS));

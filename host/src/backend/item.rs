@@ -6,8 +6,8 @@ use super::{fenced, label};
 use crate::{
     error::{Error, Kind, Result},
     event::EventKey,
-    store::{Commit, Committed, Epoch, Fence, Position, Revision},
-    tenant::ShardId,
+    store::{Commit, Committed, Epoch, Fence, Position, Revision, Rewrite},
+    tenant::{ConsumerId, ShardId},
 };
 
 /// How many numbers of the counter a commit draws.
@@ -45,6 +45,35 @@ pub(super) fn answer(commit: &Commit, mut draw: impl FnMut() -> u64) -> Committe
         ..r#move.to.clone()
     });
     Committed { position, appended: 0, epoch }
+}
+
+/// What the rows of a consumer become that are found like this; an error where they are not those that it was meant for.
+pub(super) fn rewritten(
+    rewrite: &Rewrite,
+    mut found: Vec<Position>,
+    fence: Fence,
+    epoch: Option<Epoch>,
+) -> Result<Vec<Position>> {
+    let mut from: Vec<&Position> = rewrite.from.iter().collect();
+    from.sort_unstable_by_key(|row| row.shard.index);
+    found.sort_unstable_by_key(|row| row.shard.index);
+    let key = |row: &Position| (row.shard.index, row.fence, row.revision, row.epoch);
+    if !from.iter().map(|row| key(row)).eq(found.iter().map(key)) {
+        return Err(moved_meanwhile(&rewrite.consumer));
+    }
+    let incarnation = |index| found.iter().find(|row| row.shard.index == index).map(|row| row.incarnation);
+    let row = |to: &Position| Position {
+        fence,
+        incarnation: incarnation(to.shard.index).unwrap_or(fence.0),
+        epoch: epoch.unwrap_or(to.epoch),
+        ..to.clone()
+    };
+    Ok(rewrite.to.iter().map(row).collect())
+}
+
+/// The error of a rewrite that comes too late.
+pub(super) fn moved_meanwhile(consumer: &ConsumerId) -> Error {
+    Error::fenced(format!("{consumer}: one of its shards has moved meanwhile"))
 }
 
 /// The answer, once it is known whose rows were as expected, and how the others were found.

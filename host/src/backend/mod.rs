@@ -262,6 +262,9 @@ fn check(commit: &Commit) -> Result<()> {
     if commit.changes.consumer.is_none() && !commit.changes.writes.is_empty() {
         return Err(Error::invalid(format!("{}: state without the consumer whose it is", label(commit))));
     }
+    if commit.rewrite.is_some() && (commit.r#move.is_some() || !commit.changes.is_empty()) {
+        return Err(Error::invalid(format!("{}: other positions come alone", label(commit))));
+    }
     for Write { key, value, .. } in commit.changes.writes.iter() {
         let value_bytes = value.map_or(0, <[u8]>::len);
         for (what, found, most) in
@@ -280,6 +283,9 @@ fn check(commit: &Commit) -> Result<()> {
 
 /// A commit as errors name it.
 fn label(commit: &Commit) -> String {
+    if let Some(rewrite) = &commit.rewrite {
+        return format!("move {}", rewrite.consumer);
+    }
     match (&commit.r#move, &commit.changes.consumer, &commit.deployment) {
         (Some(r#move), ..) => format!("commit {}", r#move.from.shard),
         (None, Some(consumer), _) => format!("commit {consumer}"),

@@ -10,7 +10,7 @@ use crate::{
     changes::Emit,
     error::{Error, Kind, Result},
     event::EventKey,
-    store::{Commit, Committed, Duplicates},
+    store::{Commit, Committed, Duplicates, Rewrite},
     tenant::StreamId,
 };
 
@@ -49,6 +49,9 @@ pub(super) trait Writer: Sync {
     /// Writes commits in one transaction.
     fn transact(&self, items: &[Item<'_, Self::Table>]) -> impl Future<Output = Result<Vec<Result<Committed>>>> + Send;
 
+    /// Writes a commit that puts other positions in the place of a consumer's, in a transaction of its own.
+    fn rewrite(&self, commit: &Commit, rewrite: &Rewrite) -> impl Future<Output = Result<Committed>> + Send;
+
     /// Whether two commits may not share a transaction.
     fn collide(&self, _: &Commit, _: &Commit) -> bool {
         false
@@ -63,6 +66,10 @@ pub(super) async fn write<W: Writer>(writer: &W, commits: &[Commit]) -> Vec<Resu
     for commit in commits {
         let again = commit.r#move.as_ref().is_some_and(|r#move| !shards.insert(&r#move.from.shard));
         let item = if again { Err(twice(commit)) } else { prepare(writer, commit).await };
+        if let (Ok(_), Some(rewrite)) = (&item, &commit.rewrite) {
+            answers.push(Some(writer.rewrite(commit, rewrite).await));
+            continue;
+        }
         match item {
             Ok(item) => {
                 items.push(item);

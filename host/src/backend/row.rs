@@ -68,6 +68,7 @@ pub(super) fn position(row: &impl Columns) -> sqlx::Result<Position> {
         last_event: last_event.map(|bytes| bytes.try_into().map(EventHash)).transpose().map_err(|_| width())?,
         high_water: Cursor(bytes(row, "high_water")?.into()),
         features: number(row, "features")?,
+        topology: number(row, "topology")?,
         updated_at: Timestamp(row.number("updated_at")?),
     })
 }

@@ -1,6 +1,7 @@
 //! The reference: everything in this process's memory, under one lock. It waits only on tokio's primitives and asks no
 //! clock, so that a simulation can run on it in virtual time.
 
+mod rewrite;
 mod source;
 mod store;
 

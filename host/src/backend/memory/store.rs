@@ -120,10 +120,17 @@ impl Memory {
             };
             found.filter(stands).ok_or_else(|| backend::fenced(r#move, found))?;
         }
+        let rewritten = match &commit.rewrite {
+            Some(rewrite) => Some(tables.rewritten(rewrite)?),
+            None => None,
+        };
         self.failpoints.hit("memory events")?;
         let emits = tables.wanted(commit)?;
         self.failpoints.hit("memory commit")?;
         let epoch = tables.activate(commit);
+        if let Some((rewrite, rows)) = commit.rewrite.as_ref().zip(rewritten) {
+            tables.rewrite(rewrite, rows, epoch);
+        }
         let position = tables.advance(commit, epoch);
         tables.apply(commit);
         tables.set_aside(commit);

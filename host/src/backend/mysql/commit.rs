@@ -11,12 +11,12 @@ use crate::{
         round::{self, Writer},
     },
     error::Result,
-    store::Committed,
+    store::{Commit, Committed, Rewrite},
     tenant::StreamId,
 };
 
 /// Every place at which a test can make a claim or a commit crash, in the order in which a full commit passes them.
-pub const FAILPOINTS: [&str; 26] = [
+pub const FAILPOINTS: [&str; 31] = [
     "mysql claim begin",
     "mysql claim position",
     "mysql claim counter",
@@ -43,6 +43,11 @@ pub const FAILPOINTS: [&str; 26] = [
     "mysql events",
     "mysql commit",
     "mysql answer",
+    "mysql rewrite begin",
+    "mysql rewrite positions",
+    "mysql rewrite state",
+    "mysql rewrite commit",
+    "mysql rewrite answer",
 ];
 
 /// How often a transaction is tried that others were in the way of.
@@ -59,6 +64,10 @@ impl Writer for Mysql {
 
     async fn table(&self, stream: &StreamId) -> Result<Option<Log>> {
         self.find(stream).await
+    }
+
+    async fn rewrite(&self, commit: &Commit, rewrite: &Rewrite) -> Result<Committed> {
+        self.rewrite_in(commit, rewrite).await
     }
 
     async fn transact(&self, items: &[Item<'_>]) -> Result<Vec<Result<Committed>>> {
@@ -130,7 +139,7 @@ impl Mysql {
 
     /// Numbers of the store's counter. They are drawn before the transaction that needs them, so that nobody holds the
     /// counter while waiting for a position; those of one that fails are nobody's.
-    async fn draw(&self, count: usize) -> Result<impl Iterator<Item = u64>> {
+    pub(super) async fn draw(&self, count: usize) -> Result<impl Iterator<Item = u64>> {
         let count = count as u64;
         if count == 0 {
             return Ok(1..=0);

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Step n leads from version n to n + 1. DDL is not transactional here: a step can be made again after its half.
-const STEPS: [&str; 2] = [include_str!("schema.sql"), include_str!("schema_2.sql")];
+const STEPS: [&str; 3] = [include_str!("schema.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 /// The version that this code reads and writes.
 pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;
@@ -28,6 +28,8 @@ const VERSION_TABLE: &str = "
 
 /// MariaDB's and MySQL's number of `there is no such table`.
 const NO_TABLE: u16 = 1146;
+/// The server's number for a column that is there already: a step that adds one does nothing else.
+const COLUMN_IS_THERE: u16 = 1060;
 
 /// Brings a database to this version; a second time changes nothing. The session is to end then, and with it the lock.
 pub(super) async fn migrate(connection: &mut MySqlConnection, name: &str, read_only: bool) -> Result<()> {
@@ -46,7 +48,10 @@ pub(super) async fn migrate(connection: &mut MySqlConnection, name: &str, read_o
     is_older(found, KNOWN, name, read_only)?;
     sqlx::raw_sql(VERSION_TABLE).execute(&mut *connection).await.map_err(failed)?;
     for (step, to) in STEPS.iter().zip(1..).skip(usize::try_from(found).unwrap_or(usize::MAX)) {
-        sqlx::raw_sql(*step).execute(&mut *connection).await.map_err(failed)?;
+        match sqlx::raw_sql(*step).execute(&mut *connection).await {
+            Err(error) if failure::number(&error) == Some(COLUMN_IS_THERE) => {}
+            done => drop(done.map_err(failed)?),
+        }
         let stamp = format!("REPLACE INTO tendon_schema_version (id, version) VALUES (1, {to})");
         sqlx::raw_sql(AssertSqlSafe(stamp)).execute(&mut *connection).await.map_err(failed)?;
     }

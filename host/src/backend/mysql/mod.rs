@@ -12,6 +12,7 @@ mod inspect;
 mod legacy;
 mod migrate;
 mod position;
+mod rewrite;
 mod source;
 mod state;
 mod store;

@@ -20,9 +20,9 @@ const MOVE_ONE: &str = "
     WHERE tenant = ? AND consumer = ? AND shard = ? AND fence = ? AND revision = ? AND epoch = ?";
 
 /// Rows that are locked, and so are there. (As rows of text they are written three times as fast as from JSON.)
-const MOVE_MANY: &str = "
+pub(super) const MOVE_MANY: &str = "
     INSERT INTO tendon_position (tenant, consumer, shard, `cursor`, revision, fence, generation, epoch, status, reason,
-        attempts, digest, last_event, high_water, features, updated_at, incarnation, owner) VALUES ";
+        attempts, digest, last_event, high_water, features, updated_at, topology, incarnation, owner) VALUES ";
 const MOVE_MANY_END: &str = " ON DUPLICATE KEY UPDATE `cursor` = VALUES(`cursor`), revision = VALUES(revision),
     fence = VALUES(fence), generation = VALUES(generation), epoch = VALUES(epoch), status = VALUES(status),
     reason = VALUES(reason), attempts = VALUES(attempts), digest = VALUES(digest), last_event = VALUES(last_event),
@@ -149,8 +149,8 @@ async fn found(connection: &mut MySqlConnection, shards: impl IntoIterator<Item 
     Ok(rows.into_iter().map(|position| (position.shard.clone(), position)).collect())
 }
 
-/// A position as a row of `MOVE_MANY`. What stands last in it is not written.
-fn row(to: &Position) -> Result<String> {
+/// A position as a row of `MOVE_MANY`. The last three values are written only where there is no such row yet.
+pub(super) fn row(to: &Position) -> Result<String> {
     let ShardId { consumer, index } = &to.shard;
     let row = Row::new().name(consumer.tenant.0.as_str()).name(consumer.name.as_str()).number(i64::from(*index));
     let row = row.bytes(&to.cursor.0).number(to.revision.0.cast_signed()).number(to.fence.0.cast_signed());
@@ -158,7 +158,13 @@ fn row(to: &Position) -> Result<String> {
     let row = row.bytes_or_null(reason(to)?.as_deref().map(str::as_bytes)).number(i64::from(to.attempts));
     let row = row.bytes_or_null(to.digest.as_ref().map(|digest| digest.0.as_slice()));
     let row = row.bytes_or_null(to.last_event.as_ref().map(|hash| hash.0.as_slice())).bytes(&to.high_water.0);
-    Ok(row.number(to.features.cast_signed()).number(to.updated_at.0).number(0).bytes(b"").end())
+    Ok(row
+        .number(to.features.cast_signed())
+        .number(to.updated_at.0)
+        .number(to.topology.cast_signed())
+        .number(to.incarnation.cast_signed())
+        .bytes(b"")
+        .end())
 }
 
 fn reason(to: &Position) -> Result<Option<String>> {

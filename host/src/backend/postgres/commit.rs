@@ -18,18 +18,23 @@ use crate::{
     changes::Emit,
     error::Result,
     event::EventKey,
-    store::{Commit, Committed, Duplicates, Position},
+    store::{Commit, Committed, Duplicates, Position, Rewrite},
     tenant::{ShardId, StreamId},
 };
 
 /// Every place at which a test can make a claim or a commit crash.
-pub const FAILPOINTS: [&str; 6] = [
+pub const FAILPOINTS: [&str; 11] = [
     "postgres claim",
     "postgres claim answer",
     "postgres counter",
     "postgres commit",
     "postgres found",
     "postgres answer",
+    "postgres rewrite begin",
+    "postgres rewrite positions",
+    "postgres rewrite state",
+    "postgres rewrite commit",
+    "postgres rewrite answer",
 ];
 
 /// How often a statement is sent that others were in the way of.
@@ -69,6 +74,10 @@ impl Writer for Postgres {
     fn collide(&self, one: &Commit, other: &Commit) -> bool {
         let writer = |commit: &Commit| commit.changes.consumer.clone().filter(|_| !commit.changes.writes.is_empty());
         comes_alone(one) || comes_alone(other) || writer(one).is_some_and(|consumer| writer(other) == Some(consumer))
+    }
+
+    async fn rewrite(&self, commit: &Commit, rewrite: &Rewrite) -> Result<Committed> {
+        self.rewrite_in(commit, rewrite).await
     }
 
     async fn transact(&self, items: &[Item<'_>]) -> Result<Vec<Result<Committed>>> {
@@ -137,7 +146,7 @@ impl Postgres {
         emits().map(|emit| emit.key).find(|key| key.0.as_bytes().as_slice() == known)
     }
 
-    async fn draw(&self, count: usize) -> Result<Vec<i64>> {
+    pub(super) async fn draw(&self, count: usize) -> Result<Vec<i64>> {
         if count == 0 {
             return Ok(Vec::new());
         }

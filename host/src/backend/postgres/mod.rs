@@ -8,6 +8,7 @@ mod held;
 mod inspect;
 mod migrate;
 mod notice;
+mod rewrite;
 mod source;
 mod statement;
 mod store;

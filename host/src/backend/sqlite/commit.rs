@@ -15,12 +15,12 @@ use crate::{
         row,
     },
     error::{Error, Result},
-    store::{Committed, Position},
+    store::{Commit, Committed, Position, Rewrite},
     tenant::{ShardId, StreamId},
 };
 
 /// Every place at which a test can make a claim or a commit crash, in the order in which a full commit passes them.
-pub const FAILPOINTS: [&str; 24] = [
+pub const FAILPOINTS: [&str; 29] = [
     "sqlite claim counter",
     "sqlite claim position",
     "sqlite claim commit",
@@ -45,6 +45,11 @@ pub const FAILPOINTS: [&str; 24] = [
     "sqlite deployment",
     "sqlite commit",
     "sqlite answer",
+    "sqlite rewrite begin",
+    "sqlite rewrite positions",
+    "sqlite rewrite state",
+    "sqlite rewrite commit",
+    "sqlite rewrite answer",
 ];
 
 /// The row must be as it was loaded; the rest of the parameters are what it becomes. See `encode::move_json`.
@@ -72,6 +77,10 @@ impl Writer for Sqlite {
 
     async fn table(&self, stream: &StreamId) -> Result<Option<Arc<Table>>> {
         self.find(stream).await
+    }
+
+    async fn rewrite(&self, commit: &Commit, rewrite: &Rewrite) -> Result<Committed> {
+        self.rewrite_in(commit, rewrite).await
     }
 
     /// One transaction. Where all that is asked for is to move positions, that is one statement, which needs no BEGIN and
@@ -109,7 +118,7 @@ impl Writer for Sqlite {
 
 impl Sqlite {
     /// What it means that COMMIT failed.
-    fn uncertain(&self, items: &[Item<'_>], error: sqlx::Error) -> Error {
+    pub(super) fn uncertain(&self, items: &[Item<'_>], error: sqlx::Error) -> Error {
         let undone = failure::is_undone(&error);
         let error = self.failed("commit to", error);
         if undone { error } else { item::lost(items.first().map(|item| item.commit), error) }

@@ -7,6 +7,7 @@ mod lock;
 mod migrate;
 mod poll;
 mod recent;
+mod rewrite;
 mod source;
 mod state;
 mod store;

@@ -147,6 +147,15 @@ impl Recent {
         Some(Slice { writes, done })
     }
 
+    /// Everything that is held.
+    pub(super) fn all(&self) -> Vec<(ConsumerId, StateKey, Option<Box<[u8]>>)> {
+        let entry = |(consumer, key): (ConsumerId, StateKey)| {
+            let held = self.entries.get(&consumer).and_then(|parts| parts.get(&key.part)?.get(&key.key)).cloned();
+            (consumer, key, held.flatten())
+        };
+        self.keys().into_iter().map(entry).collect()
+    }
+
     /// All keys, in the order of the table.
     fn keys(&self) -> VecDeque<(ConsumerId, StateKey)> {
         let mut consumers: Vec<(&ConsumerId, &Parts)> = self.entries.iter().collect();

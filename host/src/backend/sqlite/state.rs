@@ -92,7 +92,7 @@ impl Sqlite {
         Ok(())
     }
 
-    async fn fold(&self, open: &mut Transaction<'_>, slice: &Slice) -> Result<()> {
+    pub(super) async fn fold(&self, open: &mut Transaction<'_>, slice: &Slice) -> Result<()> {
         let failed = |error| self.failed("commit to", error);
         let writes = slice.writes.iter().map(|(consumer, key, value)| (consumer, key, value.as_deref()));
         let (sets, deletes): (Vec<_>, Vec<_>) = writes.partition(|(.., value)| value.is_some());
@@ -118,7 +118,7 @@ impl Sqlite {
     }
 
     /// Takes in the rows of the log before this one.
-    async fn load_log(&self, from: impl SqliteExecutor<'_>, before: i64) -> Result<()> {
+    pub(super) async fn load_log(&self, from: impl SqliteExecutor<'_>, before: i64) -> Result<()> {
         let rows = sqlx::query_as(LOGGED).bind(before).fetch_all(from).await;
         self.recent().load(rows.map_err(|error| self.failed("read state from", error))?)
     }

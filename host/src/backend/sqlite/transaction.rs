@@ -15,6 +15,8 @@ pub(super) struct Transaction<'a> {
     is_begun: bool,
     /// The state that it has written.
     pub(super) written: Option<Written>,
+    /// The one row that it has left of the log, if so.
+    pub(super) log: Option<(i64, Vec<u8>)>,
 }
 
 /// However a transaction ends, it writes no more. While it is open readers take its row of the log for one that is known.
@@ -49,7 +51,7 @@ impl Sqlite {
                 options.connect().await.map_err(|error| self.failed(doing, error))?
             }
         };
-        Ok(Transaction { end: End(self), home, connection, is_begun: false, written: None })
+        Ok(Transaction { end: End(self), home, connection, is_begun: false, written: None, log: None })
     }
 }
 
@@ -67,7 +69,11 @@ impl Transaction<'_> {
     /// Makes what was written true.
     pub(super) async fn commit(mut self) -> sqlx::Result<()> {
         sqlx::query("COMMIT").execute(&mut self.connection).await?;
-        self.end.0.recent().end(self.written.take());
+        match self.log.take() {
+            // A row that cannot be read is one that is not known: whoever reads next takes the log in, and says so.
+            Some(row) => drop(self.end.0.recent().load(vec![row])),
+            None => self.end.0.recent().end(self.written.take()),
+        }
         self.give_back();
         Ok(())
     }
