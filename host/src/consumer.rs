@@ -6,6 +6,7 @@
 
 mod failure;
 mod redrive;
+mod share;
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use self::failure::After;
+use self::{failure::After, share::Share};
 use crate::{
     batch::{self, Gathered},
     changes::Changes,
@@ -22,7 +23,6 @@ use crate::{
     deployment::Spec,
     error::{Error, Result},
     event::{Event, EventId, Timestamp},
-    filter::Matcher,
     handler::{Failure, Handled, Handler},
     in_flight::{InFlight, Submitted},
     policy,
@@ -75,7 +75,7 @@ enum Next {
 struct Run<'a> {
     shard: &'a mut Shard,
     version: Arc<Version>,
-    matcher: Matcher,
+    share: Share,
     events: Subscription,
     handler: Option<Box<dyn Handler>>,
     /// The row as it is once the commit in flight stands.
@@ -110,6 +110,12 @@ impl<'a> Run<'a> {
             let (id, newer, ours) = (&shard.id, row.epoch.0, version.epoch.0);
             return Err(Error::unavailable(format!("{id} runs deployment {newer}, this host has only {ours}")));
         }
+        if row.topology != version.spec.past.number {
+            let id = &shard.id;
+            return Err(Error::unavailable(format!(
+                "{id} is not a shard of this host's deployment: it was divided anew"
+            )));
+        }
         source::verify(&**shard.tailer.source(), &row).await?;
         let mut next_row = row.clone();
         if row.revision == Revision(0) {
@@ -118,7 +124,7 @@ impl<'a> Run<'a> {
         let mut run = Self {
             events: shard.tailer.subscribe(next_row.cursor.clone()),
             version: version.clone(),
-            matcher: Matcher::new(&version.spec.filter),
+            share: Share::new(&version.spec, shard.id.index),
             shard,
             handler: None,
             row,
@@ -174,7 +180,7 @@ impl<'a> Run<'a> {
 
     /// Handles the events of a piece, committing whenever that is due. Gives a reason when the shard must stop.
     async fn handle(&mut self, piece: &Piece) -> Result<Option<Stop>> {
-        let selected = self.matcher.select(piece.events());
+        let selected = self.share.select(piece, &**self.shard.tailer.source());
         let mut rest: &[Event] = &selected.matching;
         while let Some(first) = rest.first() {
             let ready = self.ready(rest);
@@ -210,7 +216,7 @@ impl<'a> Run<'a> {
             }
         }
         let (seen, unseen) = piece.events().split_at(selected.seen);
-        self.skip(seen, selected.matching.len());
+        self.skip(seen, selected.matching.len(), selected.others);
         if let (Some(message), Some(event)) = (selected.failure, unseen.first()) {
             if let After::Stop(stop) = self.failed(Failure::of_filter(message), 0, event).await? {
                 return Ok(Some(stop));
@@ -296,13 +302,13 @@ impl<'a> Run<'a> {
         self.gathered.handled += u32::try_from(done.len()).unwrap_or(u32::MAX);
     }
 
-    /// Moves over the events of a piece that the filter left out.
-    fn skip(&mut self, events: &[Event], matching: usize) {
+    /// Moves over the events of a piece that the filter left out, or that are other shards'.
+    fn skip(&mut self, events: &[Event], matching: usize, others: usize) {
         let skipped = events.len().saturating_sub(matching);
         if let (Some(last), 1..) = (events.last(), skipped) {
             self.pass(last);
             self.gathered.skipped += u32::try_from(skipped).unwrap_or(u32::MAX);
-            self.shard.metrics.skipped.inc_by(skipped as u64);
+            self.shard.metrics.skipped.inc_by(skipped.saturating_sub(others) as u64);
         }
     }
 
@@ -344,7 +350,7 @@ impl<'a> Run<'a> {
         let changes = std::mem::take(&mut self.changes);
         let (handled, emitted) = (std::mem::take(&mut self.gathered).handled, changes.emits.len());
         let set_aside = std::mem::take(&mut self.set_aside);
-        let mirror = self.version.spec.legacy_cursor.clone().filter(|legacy| legacy.mirror);
+        let mirror = self.share.mirror();
         let dead_letters = std::mem::take(&mut self.dead_letters);
         let purged = std::mem::take(&mut self.purged);
         let commit = Commit { r#move: Some(r#move), changes, dead_letters, purged, mirror, ..Commit::default() };
@@ -410,7 +416,7 @@ impl<'a> Run<'a> {
         self.next_row.epoch = version.epoch;
         self.row_is_due |= self.next_row != self.row;
         self.handler = None;
-        self.matcher = Matcher::new(&version.spec.filter);
+        self.share = Share::new(&version.spec, self.shard.id.index);
         self.version = version;
     }
 

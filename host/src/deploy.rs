@@ -8,10 +8,9 @@ use bytes::Bytes;
 use crate::{
     backend::Database,
     clock::Clock,
-    committer::Committer,
     config::resolved::Consumer as ConsumerConfig,
-    deployment::{Deployment, Spec},
-    error::{Error, Result},
+    deployment::{Deployment, Spec, StateScope},
+    error::{Error, Kind, Result},
     event::Cursor,
     limits::Limits,
     notice::Notice,
@@ -19,10 +18,14 @@ use crate::{
     runtime::{Engine, GuestFactory},
     shard::Version,
     start,
-    store::{Commit, Digest, Epoch, Store},
+    store::{Commit, Digest, Epoch, Rewrite, Scope, Store},
     tenant::{ConsumerId, ShardId},
+    topology::{self, Marks, Past},
     view::{View, ViewSpec},
 };
+
+/// How often a consumer is tried to be divided anew while another host commits.
+const DIVIDE_ATTEMPTS: u32 = 20;
 
 /// Turns proposals into versions.
 pub struct Deployer {
@@ -31,6 +34,7 @@ pub struct Deployer {
 }
 
 /// What somebody wants a consumer to be.
+#[derive(Clone)]
 pub struct Proposal {
     /// Whose.
     pub consumer: ConsumerId,
@@ -38,6 +42,17 @@ pub struct Proposal {
     pub spec: Spec,
     /// The component.
     pub component: Bytes,
+}
+
+/// A proposal that was tried, and may become active.
+pub(crate) struct Proposed {
+    /// What it is.
+    pub(crate) proposal: Proposal,
+    tried: Tried,
+    /// How long compiling took; zero when it was in the cache.
+    pub(crate) compiled_in: Duration,
+    /// Whether it has other shards than the active one, or keeps their state otherwise: nothing may run meanwhile.
+    pub(crate) divides: bool,
 }
 
 /// A component that was compiled and tried.
@@ -66,14 +81,56 @@ impl Deployer {
     }
 
     /// Makes a proposal the consumer's active deployment: its spec and bytes are in the store from now on.
-    pub async fn activate(&self, committer: &Committer, proposal: Proposal, tried: Tried) -> Result<Version> {
-        let Proposal { consumer, spec, component } = proposal;
+    pub(crate) async fn activate(&self, open: &Open, Proposed { proposal, tried, .. }: Proposed) -> Result<Version> {
+        let committer = &open.store(&proposal.spec.store)?.committer;
+        let epoch = committer.commit(self.deployment(&proposal)).await?.epoch;
+        version(epoch, proposal.spec, tried)
+    }
+
+    /// The same, of a proposal that divides the consumer anew, whose shards have stopped: the commit also puts other positions
+    /// in the place of theirs.
+    pub(crate) async fn divide(
+        &self,
+        open: &Open,
+        active: &Deployment,
+        Proposed { mut proposal, tried, .. }: Proposed,
+    ) -> Result<Version> {
+        let (consumer, before) = (&active.consumer, &active.spec);
+        let store = open.store(&before.store)?;
+        let port = store.database.store();
+        check_state(&*port, before, &proposal).await?;
+        let source = open.tailer(&before.stream)?.source();
+        let compare = |a: &Cursor, b: &Cursor| source.compare(a, b);
+        for _ in 0..DIVIDE_ATTEMPTS {
+            let mut from = port.positions().await?;
+            from.retain(|position| position.shard.consumer == *consumer);
+            if let Some(row) = from.iter().find(|row| row.topology != before.past.number) {
+                return Err(Error::corrupt(format!(
+                    "{} is not of the active deployment: it was divided anew",
+                    row.shard
+                )));
+            }
+            let now = (&before.shards, &before.past, &before.start);
+            let to = &proposal.spec.shards;
+            let (to, past) = topology::divide_anew(consumer, now, to, &from, self.clock.now(), &compare);
+            proposal.spec.past = past;
+            let rewrite = Rewrite { consumer: consumer.clone(), from, to, clears_state: false };
+            let commit = Commit { rewrite: Some(rewrite), ..self.deployment(&proposal) };
+            match store.committer.commit(commit).await {
+                Ok(committed) => return version(committed.epoch, proposal.spec, tried),
+                Err(error) if error.kind() == Kind::Fenced => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::fenced(format!("another host runs {consumer}, which so cannot be divided anew"))
+            .help("stop the other host, or give it the same config"))
+    }
+
+    fn deployment(&self, proposal: &Proposal) -> Commit {
+        let Proposal { consumer, spec, component } = proposal.clone();
         let digest = Digest::of(&component);
-        let deployment = Deployment { consumer, epoch: Epoch(0), digest, spec: spec.clone(), at: self.clock.now() };
-        let commit = Commit { deployment: Some((deployment, component)), ..Commit::default() };
-        let committed = committer.commit(commit).await?;
-        let epoch = committed.epoch.ok_or_else(|| Error::corrupt("the store gave the deployment no epoch"))?;
-        Ok(Version { epoch, spec: Arc::new(spec), factory: Arc::new(tried.factory) })
+        let deployment = Deployment { consumer, epoch: Epoch(0), digest, spec, at: self.clock.now() };
+        Commit { deployment: Some((deployment, component)), ..Commit::default() }
     }
 
     /// The version of a deployment that is active already, from the bytes in its store.
@@ -97,7 +154,16 @@ impl Deployer {
         active: Option<&Deployment>,
     ) -> Result<(Version, Option<Notice>)> {
         let refused = match self.propose(open, consumer, active).await {
-            Ok(Some((version, _))) => return Ok((version, None)),
+            Ok(Some(proposed)) => {
+                let activated = match active.filter(|_| proposed.divides) {
+                    Some(active) => self.divide(open, active, proposed).await,
+                    None => self.activate(open, proposed).await,
+                };
+                match activated {
+                    Ok(version) => return Ok((version, None)),
+                    Err(error) => Some(error),
+                }
+            }
             Ok(None) => None,
             Err(error) => Some(error),
         };
@@ -114,23 +180,20 @@ impl Deployer {
         }
     }
 
-    /// Activates what a consumer's file and config propose; none when that is active already.
+    /// What a consumer's file and config propose, tried; none when that is active already.
     pub(crate) async fn propose(
         &self,
         open: &Open,
         consumer: &ConsumerConfig,
         active: Option<&Deployment>,
-    ) -> Result<Option<(Version, Duration)>> {
+    ) -> Result<Option<Proposed>> {
         let store = open.store(&consumer.store)?;
         let component = read_settled(&consumer.component).await?;
-        let start = match active {
-            Some(active) => active.spec.start.clone(),
-            None => match legacy_cursor(&store.database, consumer).await? {
-                Some(cursor) => cursor,
-                None => start::resolve(&consumer.start, &**open.tailer(&consumer.stream)?.source()).await?,
-            },
+        let (start, past) = match active {
+            Some(active) => (active.spec.start.clone(), active.spec.past.clone()),
+            None => begin(open, consumer).await?,
         };
-        let spec = consumer.spec(start);
+        let spec = Spec { past, ..consumer.spec(start) };
         if let Some(active) = active {
             if active.digest == Digest::of(&component) && active.spec == spec {
                 return Ok(None);
@@ -139,9 +202,9 @@ impl Deployer {
         }
         let proposal = Proposal { consumer: consumer.id.clone(), spec, component };
         let tried = self.try_out(&store.database.store(), &proposal).await?;
+        let divides = active.is_some_and(|active| divides(&active.spec, &proposal.spec));
         let compiled_in = tried.compiled_in;
-        let version = self.activate(&store.committer, proposal, tried).await?;
-        Ok(Some((version, compiled_in)))
+        Ok(Some(Proposed { proposal, tried, compiled_in, divides }))
     }
 
     fn trial_view(&self, store: &Arc<dyn Store>, consumer: &ConsumerId, spec: &Spec) -> View {
@@ -158,15 +221,41 @@ impl Deployer {
     }
 }
 
-/// Where reflex left a consumer that begins here.
-async fn legacy_cursor(database: &Database, consumer: &ConsumerConfig) -> Result<Option<Cursor>> {
-    let Some(legacy) = &consumer.legacy_cursor else { return Ok(None) };
-    let cursor = database.legacy_cursor(legacy).await?;
-    match &cursor {
-        Some(cursor) => tracing::info!(consumer = %consumer.id, %cursor, "begins where reflex left it"),
-        None => tracing::warn!(consumer = %consumer.id, "table {} has no cursor of `{}`", legacy.table, legacy.name),
+fn version(epoch: Option<Epoch>, spec: Spec, tried: Tried) -> Result<Version> {
+    let epoch = epoch.ok_or_else(|| Error::corrupt("the store gave the deployment no epoch"))?;
+    Ok(Version { epoch, spec: Arc::new(spec), factory: Arc::new(tried.factory) })
+}
+
+/// Where a consumer begins that is new.
+async fn begin(open: &Open, consumer: &ConsumerConfig) -> Result<(Cursor, Past)> {
+    let source = open.tailer(&consumer.stream)?.source();
+    if let Some(marks) = legacy_cursors(&open.store(&consumer.store)?.database, consumer).await? {
+        return Ok(Past::after(marks, &|a, b| source.compare(a, b)));
     }
-    Ok(cursor)
+    Ok((start::resolve(&consumer.start, &**source).await?, Past::default()))
+}
+
+/// Where reflex left a consumer's shards that begin here; none where it knows none of them. One that it does not know has not
+/// begun.
+async fn legacy_cursors(database: &Database, consumer: &ConsumerConfig) -> Result<Option<Marks>> {
+    let Some(legacy) = &consumer.legacy_cursor else { return Ok(None) };
+    let mut cursors = Vec::new();
+    for index in 0..consumer.shards.count {
+        let row = legacy.of(&consumer.shards, index);
+        let cursor = database.legacy_cursor(&row).await?;
+        match &cursor {
+            Some(cursor) => {
+                tracing::info!(consumer = %consumer.id, name = row.name, %cursor, "begins where reflex left it")
+            }
+            None => tracing::warn!(consumer = %consumer.id, "table {} has no cursor of `{}`", row.table, row.name),
+        }
+        cursors.push(cursor);
+    }
+    if cursors.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let cursors = cursors.into_iter().map(|cursor| cursor.unwrap_or(Cursor::START)).collect();
+    Ok(Some(Marks { shards: consumer.shards.clone(), cursors }))
 }
 
 /// Refuses what a consumer that exists cannot become: its cursor and its state would no longer mean the same.
@@ -181,11 +270,37 @@ pub fn check_change(active: &Spec, proposed: &Spec, consumer: &ConsumerId) -> Re
     if active.store != proposed.store {
         return refuse("store", &active.store, &proposed.store);
     }
-    if active.state != proposed.state {
-        return refuse("state scope", &format!("{:?}", active.state), &format!("{:?}", proposed.state));
+    if active.state != proposed.state && active.state == StateScope::Key {
+        return refuse("state", &active.state.word(), &proposed.state.word());
     }
-    if active.shards != proposed.shards {
-        return refuse("number of shards", &active.shards, &proposed.shards);
+    Ok(())
+}
+
+/// Whether a consumer's shards become others, or the same ones with other states.
+fn divides(active: &Spec, proposed: &Spec) -> bool {
+    let is_one = active.shards.count <= 1 && proposed.shards.count <= 1;
+    active.state != proposed.state || active.shards != proposed.shards && !is_one
+}
+
+/// Refuses to leave a state behind that nobody would see any more, or that would be another shard's.
+async fn check_state(store: &dyn Store, active: &Spec, Proposal { consumer, spec, .. }: &Proposal) -> Result<()> {
+    let parts = match (active.state, spec.state) {
+        (StateScope::Key, _) | (StateScope::Consumer, StateScope::Consumer) => 0..0,
+        (StateScope::Consumer, _) => 0..1,
+        (StateScope::Shard, _) => 0..active.shards.count,
+    };
+    for index in parts {
+        let part = active.state.part(index);
+        let scope = Scope { consumer: consumer.clone(), part };
+        if !store.scan(&scope, "", None, 1).await?.is_empty() {
+            let (kept, name) = (active.state.word(), &consumer.name);
+            return Err(Error::invalid(format!(
+                "{consumer} has a state by {kept}, which other shards cannot take over"
+            ))
+            .help(format!(
+                "leave `shards` and `state` as they are, or `tendon consumer reset {name} --state clear` first"
+            )));
+        }
     }
     Ok(())
 }

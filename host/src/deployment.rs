@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     policy::RetryPolicy,
     store::{Digest, Epoch},
     tenant::{ConsumerId, Identifier, Name, StreamId},
+    topology::{Past, Shards},
 };
 
 /// Which part of a consumer's state an event's handler sees. Fixed when the consumer is made.
@@ -25,6 +27,25 @@ pub enum StateScope {
     Key,
     /// One state per shard.
     Shard,
+}
+
+impl StateScope {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Consumer => "consumer",
+            Self::Key => "key",
+            Self::Shard => "shard",
+        }
+    }
+
+    /// The part of a state that is a shard's, whatever the event; empty where there is none of its own.
+    pub fn part(self, index: u32) -> ByteString {
+        match self {
+            Self::Consumer | Self::Key => ByteString::new(),
+            Self::Shard => index.to_string().into(),
+        }
+    }
 }
 
 /// A consumer's row in a cursors table of reflex, in the database of its store.
@@ -63,8 +84,11 @@ pub struct Spec {
     pub lag: Duration,
     /// Which state its handler sees.
     pub state: StateScope,
-    /// How many shards.
-    pub shards: u32,
+    /// How it is divided.
+    pub shards: Shards,
+    /// What its positions do not say of the shards that were before these.
+    #[serde(skip_serializing_if = "is_empty", default)]
+    pub past: Past,
     /// When a commit is due.
     pub batch: BatchPolicy,
     /// What happens when an event fails.
@@ -82,6 +106,13 @@ pub struct Spec {
     pub legacy_cursor: Option<Arc<LegacyCursor>>,
 }
 
+impl LegacyCursor {
+    /// The row of one shard: reflex has one for each.
+    pub fn of(&self, shards: &Shards, index: u32) -> Self {
+        Self { name: shards.name(&self.name, index), ..self.clone() }
+    }
+}
+
 /// A consumer's spec and component, as they were activated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Deployment {
@@ -95,6 +126,10 @@ pub struct Deployment {
     pub spec: Spec,
     /// When it was activated.
     pub at: Timestamp,
+}
+
+fn is_empty(past: &Past) -> bool {
+    *past == Past::default()
 }
 
 mod cursor_as_hex {

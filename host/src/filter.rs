@@ -56,6 +56,8 @@ pub struct Selected<'e> {
     pub matching: Cow<'e, [Event]>,
     /// How many were looked at: all of them, or those before the one that the filter has no answer for.
     pub seen: usize,
+    /// How many of those do not belong here.
+    pub others: usize,
     /// Why it has none.
     pub failure: Option<String>,
 }
@@ -69,17 +71,27 @@ impl Matcher {
     /// Looks at events in their order.
     pub fn select<'e>(&self, events: &'e [Event]) -> Selected<'e> {
         if self.filter == Filter::default() {
-            return Selected { matching: Cow::Borrowed(events), seen: events.len(), failure: None };
+            return Selected { matching: Cow::Borrowed(events), seen: events.len(), others: 0, failure: None };
         }
-        let mut matching = Vec::new();
+        self.select_of(events, |_, _| true)
+    }
+
+    /// The same, of those events alone that belong here, as their number in the row and they themselves say; the others do not
+    /// match.
+    pub fn select_of<'e>(&self, events: &'e [Event], belongs: impl Fn(usize, &Event) -> bool) -> Selected<'e> {
+        let (mut matching, mut others) = (Vec::new(), 0);
         for (seen, event) in events.iter().enumerate() {
+            if !belongs(seen, event) {
+                others += 1;
+                continue;
+            }
             match self.matches(event) {
                 Ok(true) => matching.push(event.clone()),
                 Ok(false) => {}
-                Err(failure) => return Selected { matching: matching.into(), seen, failure: Some(failure) },
+                Err(failure) => return Selected { matching: matching.into(), seen, others, failure: Some(failure) },
             }
         }
-        Selected { matching: matching.into(), seen: events.len(), failure: None }
+        Selected { matching: matching.into(), seen: events.len(), others, failure: None }
     }
 
     fn matches(&self, event: &Event) -> Result<bool, String> {

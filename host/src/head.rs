@@ -8,7 +8,7 @@ use crate::{
     host::{Catalog, Host},
     store::Position,
     supervisor::Standing,
-    tenant::{ConsumerId, StreamId},
+    tenant::{ConsumerId, ShardId, StreamId},
 };
 
 /// How often the positions are compared with the heads.
@@ -22,7 +22,7 @@ pub async fn reach(host: &Host) -> Result<Vec<ConsumerId>> {
         let heads = heads(&catalog).await?;
         let before = positions(&catalog).await?;
         if let Some(stuck) = arrived(host, &catalog, &heads, &before).await? {
-            let revisions = |rows: &BTreeMap<ConsumerId, Position>| -> Vec<_> {
+            let revisions = |rows: &BTreeMap<ShardId, Position>| -> Vec<_> {
                 rows.values().map(|row| (row.revision, row.fence)).collect()
             };
             let after = positions(&catalog).await?;
@@ -39,29 +39,25 @@ async fn arrived(
     host: &Host,
     catalog: &Catalog,
     heads: &BTreeMap<StreamId, Cursor>,
-    positions: &BTreeMap<ConsumerId, Position>,
+    positions: &BTreeMap<ShardId, Position>,
 ) -> Result<Option<Vec<ConsumerId>>> {
     let mut stuck = Vec::new();
     let standings = host.standings().await;
     for consumer in catalog.config.consumers.values() {
-        let Some(position) = positions.get(&consumer.id) else { return Ok(None) };
         let Some(head) = heads.get(&consumer.stream) else { continue };
+        let source = catalog.source(&consumer.stream).await?;
         // What the row says may be about to change: another component takes a blocked shard over when it starts.
-        match standings.get(&consumer.id) {
-            Some(Standing::Blocked(_) | Standing::Paused(_)) => {
-                stuck.push(consumer.id.clone());
-                continue;
-            }
-            Some(Standing::Running) => {}
-            _ => return Ok(None),
-        }
-        if position.cursor != *head {
-            let source = catalog.source(&consumer.stream).await?;
-            if source.compare(&position.cursor, head).is_lt() {
-                return Ok(None);
+        let Some(standings) = standings.get(&consumer.id) else { return Ok(None) };
+        for (index, standing) in (0..).zip(standings) {
+            let position = positions.get(&ShardId { consumer: consumer.id.clone(), index });
+            match (standing, position) {
+                (Standing::Blocked(_) | Standing::Paused(_), Some(_)) => stuck.push(consumer.id.clone()),
+                (Standing::Running, Some(position)) if source.compare(&position.cursor, head).is_ge() => {}
+                _ => return Ok(None),
             }
         }
     }
+    stuck.dedup();
     Ok(Some(stuck))
 }
 
@@ -74,11 +70,11 @@ async fn heads(catalog: &Catalog) -> Result<BTreeMap<StreamId, Cursor>> {
     Ok(heads)
 }
 
-async fn positions(catalog: &Catalog) -> Result<BTreeMap<ConsumerId, Position>> {
+async fn positions(catalog: &Catalog) -> Result<BTreeMap<ShardId, Position>> {
     let mut positions = BTreeMap::new();
     for database in catalog.databases.values() {
         let rows = database.store().positions().await?;
-        positions.extend(rows.into_iter().map(|row| (row.shard.consumer.clone(), row)));
+        positions.extend(rows.into_iter().map(|row| (row.shard.clone(), row)));
     }
     Ok(positions)
 }

@@ -2,22 +2,24 @@
 //! live host is a method here.
 
 mod moves;
+mod running;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use futures_util::future::try_join_all;
 use tokio::sync::{Mutex, RwLock};
 
+use self::running::Running;
 pub use crate::open::Catalog;
 use crate::{
     clock::Clock,
     config::{Config, resolved::Consumer as ConsumerConfig},
-    deploy::Deployer,
+    deploy::{Deployer, Proposed},
     deployment::Deployment,
     error::Result,
     notice::Notice,
@@ -50,7 +52,7 @@ pub struct Host {
 struct State {
     config: Config,
     open: Open,
-    consumers: BTreeMap<ConsumerId, Supervised>,
+    consumers: BTreeMap<ConsumerId, Running>,
 }
 
 impl Host {
@@ -102,10 +104,10 @@ impl Host {
         Catalog { config: state.config.clone(), databases: state.open.databases() }
     }
 
-    /// How each consumer stands.
-    pub async fn standings(&self) -> BTreeMap<ConsumerId, Standing> {
+    /// How each consumer's shards stand, in their order.
+    pub async fn standings(&self) -> BTreeMap<ConsumerId, Vec<Standing>> {
         let state = self.state.read().await;
-        state.consumers.iter().map(|(id, consumer)| (id.clone(), consumer.standing())).collect()
+        state.consumers.iter().map(|(id, consumer)| (id.clone(), consumer.standings())).collect()
     }
 
     /// Writes something that is not a shard's own, such as a producer's events.
@@ -174,7 +176,7 @@ impl Host {
             let mut state = self.state.write().await;
             (std::mem::take(&mut state.consumers), std::mem::take(&mut state.open))
         };
-        consumers.values().for_each(Supervised::ask_to_stop);
+        consumers.values().for_each(Running::ask_to_stop);
         for (_, consumer) in consumers {
             consumer.stop().await;
         }
@@ -208,18 +210,28 @@ impl Host {
         active: Option<&Deployment>,
     ) -> Result<Option<Notice>> {
         let id = consumer.id.clone();
-        let running = self.state.read().await.consumers.get(&id).map(Supervised::version);
+        let running = self.state.read().await.consumers.get(&id).map(Running::version);
         let Some(running) = running else {
             let (version, refused) = self.deployer.prepare(open, consumer, active).await?;
-            let supervised = self.supervise(open, &id, version)?;
-            self.state.write().await.consumers.insert(id.clone(), supervised);
+            let running = self.supervise(open, &id, version)?;
+            self.state.write().await.consumers.insert(id.clone(), running);
             return Ok(Some(refused.unwrap_or(Notice::Started { consumer: id })));
         };
         let (version, compiled_in) = match (self.deployer.propose(open, consumer, active).await?, active) {
-            (Some(proposed), _) => proposed,
-            // It was activated, but the answer was lost.
+            (Some(proposed), Some(active)) if proposed.divides => {
+                return self.divide(open, active, proposed).await.map(Some);
+            }
+            (Some(proposed), _) => {
+                let compiled_in = proposed.compiled_in;
+                (self.deployer.activate(open, proposed).await?, compiled_in)
+            }
+            // It was activated, but the answer was lost; or by another host.
             (None, Some(active)) if active.epoch != running.epoch => {
-                (self.deployer.restore(open, active.clone()).await?, Duration::ZERO)
+                let version = self.deployer.restore(open, active.clone()).await?;
+                if version.spec.past.number != running.spec.past.number {
+                    return self.replace(open, &id, version).await.map(|()| None);
+                }
+                (version, Duration::ZERO)
             }
             (None, _) => return Ok(None),
         };
@@ -227,27 +239,62 @@ impl Host {
         let began = Instant::now();
         // Nobody waits for this lock to write: that would need `control`.
         let state = self.state.read().await;
-        let Some(shard) = state.consumers.get(&id) else { return Ok(None) };
-        let swap = shard.swap(Arc::new(version), SWAP_WAIT).await.then(|| began.elapsed());
+        let Some(shards) = state.consumers.get(&id) else { return Ok(None) };
+        let swap = shards.swap(version, SWAP_WAIT).await.then(|| began.elapsed());
         Ok(Some(Notice::Reloaded { consumer: id, from, to, swap, compiled_in }))
     }
 
+    /// Runs a version in other shards than those that run.
+    async fn replace(&self, open: &Open, id: &ConsumerId, version: Version) -> Result<()> {
+        let running = self.state.write().await.consumers.remove(id);
+        if let Some(running) = running {
+            running.stop().await;
+        }
+        let running = self.supervise(open, id, version)?;
+        self.state.write().await.consumers.insert(id.clone(), running);
+        Ok(())
+    }
+
+    /// Lets other shards take the place of those that run. They stop first, each where it is: nobody waits for one that is
+    /// behind. An error leaves them as they were.
+    async fn divide(&self, open: &Open, active: &Deployment, proposed: Proposed) -> Result<Notice> {
+        let id = active.consumer.clone();
+        let (from, to) = (active.spec.shards.count, proposed.proposal.spec.shards.count);
+        let running = self.state.write().await.consumers.remove(&id);
+        if let Some(running) = running {
+            running.stop().await;
+        }
+        let (version, error) = match self.deployer.divide(open, active, proposed).await {
+            Ok(version) => (version, None),
+            Err(error) => {
+                // It may have taken place all the same: what is active now is what runs.
+                let now = open.active_in(&active.spec.store, &id).await?.unwrap_or_else(|| active.clone());
+                (self.deployer.restore(open, now).await?, Some(error))
+            }
+        };
+        self.replace(open, &id, version).await?;
+        error.map_or(Ok(Notice::Divided { consumer: id, from, to }), Err)
+    }
+
     /// Runs a version: its spec says on which stream and in which store, whatever a config proposes.
-    fn supervise(&self, open: &Open, id: &ConsumerId, version: Version) -> Result<Supervised> {
+    fn supervise(&self, open: &Open, id: &ConsumerId, version: Version) -> Result<Running> {
         let store = open.store(&version.spec.store)?;
         let tailer = open.tailer(&version.spec.stream)?.clone();
-        Ok(Supervised::start(Arc::new(version), |ends| Shard {
-            id: ShardId { consumer: id.clone(), index: 0 },
-            owner: self.owner.clone(),
-            store: store.database.store(),
-            committer: store.committer.clone(),
-            tailer,
-            clock: self.clock,
-            metrics: self.telemetry.metrics().of(id),
-            version: ends.version,
-            poke: ends.poke,
-            stop: ends.stop,
-            adopted: ends.adopted,
+        let metrics = self.telemetry.metrics().of(id);
+        Ok(Running::start(version, |version, index| {
+            Supervised::start(version, |ends| Shard {
+                id: ShardId { consumer: id.clone(), index },
+                owner: self.owner.clone(),
+                store: store.database.store(),
+                committer: store.committer.clone(),
+                tailer: tailer.clone(),
+                clock: self.clock,
+                metrics: metrics.clone(),
+                version: ends.version,
+                poke: ends.poke,
+                stop: ends.stop,
+                adopted: ends.adopted,
+            })
         }))
     }
 }

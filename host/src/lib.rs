@@ -10,6 +10,7 @@
 //! | [`handler`], [`view`], [`limits`] | whatever handles events, its view of the state, what it may use; `cache` is what a view remembers, `scan` merges it with a store |
 //! | [`dead_letter`] | what a consumer goes on without |
 //! | [`filter`] | which events a consumer is called with |
+//! | [`topology`] | how a consumer is divided into shards |
 //! | [`policy`], [`batch`], [`clock`] | the loop's decisions, as pure functions, and its time |
 //! | [`tailer`] | reads a stream once for all its consumers |
 //! | [`committer`] | merges the commits of many shards into one transaction |
@@ -64,5 +65,6 @@ pub mod supervisor;
 pub mod tailer;
 pub mod telemetry;
 pub mod tenant;
+pub mod topology;
 pub mod view;
 pub mod watch;

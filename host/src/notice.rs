@@ -23,6 +23,15 @@ pub enum Notice {
         /// How long compiling took before that; zero when it was in the cache.
         compiled_in: Duration,
     },
+    /// It runs in other shards now.
+    Divided {
+        /// Whose.
+        consumer: ConsumerId,
+        /// How many shards it had.
+        from: u32,
+        /// How many it has.
+        to: u32,
+    },
     /// What was proposed was not taken.
     Refused {
         /// Whose.
@@ -57,7 +66,7 @@ impl Notice {
         match self {
             Self::Refused { error, .. } => error.retry() != Retry::Never,
             Self::ConfigRefused { may_pass, .. } => *may_pass,
-            Self::Reloaded { .. } | Self::Started { .. } | Self::Stopped { .. } => false,
+            Self::Reloaded { .. } | Self::Divided { .. } | Self::Started { .. } | Self::Stopped { .. } => false,
         }
     }
 }
@@ -78,6 +87,7 @@ impl fmt::Display for Notice {
                     write!(f, "(compiled in {:.0} ms)", compiled_in.as_secs_f64() * 1e3)
                 }
             }
+            Self::Divided { consumer, from, to } => write!(f, "divided {} anew: {from} → {to} shards", consumer.name),
             Self::Refused { consumer, running, error } => {
                 write!(f, "refused {}: {}; ", consumer.name, error.chain())?;
                 match running {

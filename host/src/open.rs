@@ -171,6 +171,12 @@ impl Open {
         Ok(active)
     }
 
+    /// A consumer's active deployment in a store.
+    pub(crate) async fn active_in(&self, store: &Name, consumer: &ConsumerId) -> Result<Option<Deployment>> {
+        let deployments = self.store(store)?.database.store().deployments().await?;
+        Ok(deployments.into_iter().find(|deployment| deployment.consumer == *consumer))
+    }
+
     /// Tells everybody where the host's API is.
     pub(crate) fn announce(&self, api: SocketAddr) -> Result<()> {
         self.stores.values().filter_map(|store| store.lock.as_ref()).try_for_each(|lock| lock.set_api(api))

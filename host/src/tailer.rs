@@ -21,6 +21,7 @@ use crate::{
     error::{Error, Kind, Result},
     event::{Chunk, Cursor, Event},
     source::{Chunks, Source, Until},
+    topology::ShardBy,
 };
 
 /// Chunks that a ring holds.
@@ -54,7 +55,7 @@ struct Shared {
 /// Chunks numbered from `first`, which cover the places from `start` to `end`.
 #[derive(Default)]
 struct Ring {
-    chunks: VecDeque<Arc<Chunk>>,
+    chunks: VecDeque<Arc<Held>>,
     first: u64,
     bytes: usize,
     start: Cursor,
@@ -69,16 +70,46 @@ struct Ring {
     failure: Option<(Kind, String)>,
 }
 
+/// A chunk that many read.
+struct Held {
+    chunk: Chunk,
+    /// The hashes of its events' keys: the first shard that asks works them out for all.
+    hashes: Mutex<Vec<(ShardBy, Arc<[u32]>)>>,
+}
+
+impl Held {
+    fn new(chunk: Chunk) -> Arc<Self> {
+        Arc::new(Self { chunk, hashes: Mutex::default() })
+    }
+
+    fn hashes(&self, by: &ShardBy) -> Arc<[u32]> {
+        // Whatever is in there is complete.
+        let mut known = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, hashes)) = known.iter().find(|(other, _)| other == by) {
+            return hashes.clone();
+        }
+        let hashes: Arc<[u32]> = self.chunk.events.iter().map(|event| by.hash(event)).collect();
+        known.push((by.clone(), hashes.clone()));
+        hashes
+    }
+}
+
 /// A part of a chunk: the events that a subscription had not seen.
 pub struct Piece {
-    chunk: Arc<Chunk>,
+    held: Arc<Held>,
     from: usize,
 }
 
 impl Piece {
     /// Its events, in order.
     pub fn events(&self) -> &[Event] {
-        self.chunk.events.get(self.from..).unwrap_or_default()
+        self.held.chunk.events.get(self.from..).unwrap_or_default()
+    }
+
+    /// The hash of the key of the n-th of them.
+    pub fn hashes(&self, by: &ShardBy) -> impl Fn(usize) -> u32 {
+        let (hashes, from) = (self.held.hashes(by), self.from);
+        move |n| hashes.get(from + n).copied().unwrap_or_default()
     }
 }
 
@@ -160,7 +191,7 @@ impl Subscription {
                 }
                 Place::Alone(chunks) => match read_alone(&self.tailer.shared, chunks).await {
                     Some(chunk) => {
-                        if let Some(piece) = self.piece(Arc::new(chunk?)) {
+                        if let Some(piece) = self.piece(Held::new(chunk?)) {
                             if self.is_covered() {
                                 self.place = Place::Unknown;
                             }
@@ -179,7 +210,8 @@ impl Subscription {
     }
 
     /// What of a chunk is after the cursor, which moves to its end.
-    fn piece(&mut self, chunk: Arc<Chunk>) -> Option<Piece> {
+    fn piece(&mut self, held: Arc<Held>) -> Option<Piece> {
+        let chunk = &held.chunk;
         let source = &self.tailer.shared.source;
         let seen = |event: &Event| source.compare(&event.cursor, &self.cursor) != Ordering::Greater;
         let from = match chunk.events.first() {
@@ -190,7 +222,7 @@ impl Subscription {
             return None;
         }
         self.cursor = chunk.end().clone();
-        Some(Piece { chunk, from })
+        Some(Piece { held, from })
     }
 
     fn is_covered(&self) -> bool {
@@ -215,7 +247,7 @@ async fn read_alone(shared: &Shared, chunks: &mut Chunks) -> Option<Result<Chunk
 }
 
 enum Found {
-    Chunk(Arc<Chunk>),
+    Chunk(Arc<Held>),
     NotYet,
     Gone,
     Failed(Kind, String),
@@ -254,7 +286,7 @@ impl Ring {
         if !self.placed || is_before(&self.start) || source.compare(cursor, &self.end) == Ordering::Greater {
             return None;
         }
-        Some(self.first + self.chunks.partition_point(|chunk| !is_before(chunk.end())) as u64)
+        Some(self.first + self.chunks.partition_point(|held| !is_before(held.chunk.end())) as u64)
     }
 
     fn take(&mut self, number: u64, jumps: u64) -> Found {
@@ -279,12 +311,12 @@ impl Ring {
     fn push(&mut self, chunk: Chunk) {
         self.end = chunk.end().clone();
         self.bytes += chunk.bytes();
-        self.chunks.push_back(Arc::new(chunk));
+        self.chunks.push_back(Held::new(chunk));
         while self.chunks.len() > RING_CHUNKS_MAX || (self.bytes > RING_BYTES_MAX && self.chunks.len() > 1) {
             let Some(oldest) = self.chunks.pop_front() else { break };
             self.first += 1;
-            self.bytes -= oldest.bytes();
-            self.start = oldest.end().clone();
+            self.bytes -= oldest.chunk.bytes();
+            self.start = oldest.chunk.end().clone();
         }
     }
 

@@ -96,10 +96,7 @@ struct Call {
 impl View {
     /// A view that has read nothing yet.
     pub fn new(spec: ViewSpec) -> Self {
-        let part = match spec.scope {
-            StateScope::Consumer | StateScope::Key => ByteString::new(),
-            StateScope::Shard => spec.shard.index.to_string().into(),
-        };
+        let part = spec.scope.part(spec.shard.index);
         Self {
             spec,
             part,

@@ -21,6 +21,7 @@ use tendon::{
     supervisor::{Standing, Supervised},
     tailer::Tailer,
     tenant::{ConsumerId, Name, ShardId, StreamId, TenantId},
+    topology::{Past, Shards},
 };
 
 use crate::guests::Guest;
@@ -75,7 +76,8 @@ pub fn spec(stream: StreamId) -> Spec {
         filter: Filter::default(),
         lag: Duration::ZERO,
         state: StateScope::Consumer,
-        shards: 1,
+        shards: Shards::default(),
+        past: Past::default(),
         batch: BatchPolicy::default(),
         retry: RetryPolicy::default(),
         limits: Limits::default(),

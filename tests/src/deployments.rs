@@ -11,6 +11,7 @@ use tendon::{
     policy::RetryPolicy,
     store::{Digest, Epoch},
     tenant::ConsumerId,
+    topology::{Past, Shards},
 };
 
 use crate::place::{name, stream};
@@ -28,7 +29,8 @@ pub fn deployment(consumer: &ConsumerId, component: &[u8]) -> Deployment {
             filter: Filter { types: vec![-1, 5], foreign_ids: vec!["a".into()], r#where: Some("type == 5".into()) },
             lag: Duration::from_secs(3),
             state: StateScope::Key,
-            shards: 1,
+            shards: Shards::default(),
+            past: Past::default(),
             batch: BatchPolicy::default(),
             retry: RetryPolicy::default(),
             limits: Limits::default(),

@@ -6,7 +6,7 @@ mod faults;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -31,9 +31,10 @@ use tendon::{
     policy::{OnExhausted, RetryPolicy},
     shard::{Shard, Stop, Version},
     source::{Source, Until},
-    store::{Commit, Epoch, Move, Owner, Position, Scope, Status, Store},
+    store::{Commit, Epoch, Move, Owner, Position, Rewrite, Scope, Status, Store},
     tailer::Tailer,
     tenant::{ConsumerId, Name, ShardId, StreamId, TenantId},
+    topology::{self, Past, ShardBy, Shards},
     view::View,
 };
 use tokio::{
@@ -56,8 +57,10 @@ pub struct Plan {
     pub events: u32,
     /// Foreign ids that they are spread over.
     pub keys: u32,
-    /// Hosts that all run the one shard.
+    /// Hosts that all run all of its shards.
     pub hosts: u32,
+    /// Whether it begins with three shards, and an operator divides it anew all the time.
+    pub divides: bool,
     /// Whether the store compares at all; the control does not.
     pub compares: bool,
     /// Whether poison is none any more after a minute, and an operator then has all that was set aside handled again.
@@ -66,6 +69,9 @@ pub struct Plan {
 
 /// How old events are before they are handled.
 const LAG: Duration = Duration::from_millis(40);
+
+/// Shards that it has at the most.
+const SHARDS_MAX: u32 = 5;
 
 /// How long, in virtual time, a shard may take to its head once nothing fails any more.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -92,6 +98,8 @@ pub struct Outcome {
     pub restarts: u64,
     /// Components that took over.
     pub swaps: usize,
+    /// How often it was divided anew.
+    pub divided: u64,
     /// A hash of every call at the store's port: two runs of one seed have the same.
     pub trace: String,
 }
@@ -122,11 +130,15 @@ fn stream(text: &str) -> StreamId {
     StreamId { tenant: TenantId::default(), name: name(text) }
 }
 
-fn shard_id() -> ShardId {
-    ShardId { consumer: ConsumerId { tenant: TenantId::default(), name: name("counter") }, index: 0 }
+fn consumer_id() -> ConsumerId {
+    ConsumerId { tenant: TenantId::default(), name: name("counter") }
 }
 
-fn spec() -> Spec {
+fn shard_id(index: u32) -> ShardId {
+    ShardId { consumer: consumer_id(), index }
+}
+
+fn spec(plan: &Plan) -> Spec {
     Spec {
         stream: stream("in"),
         store: name("main"),
@@ -134,8 +146,9 @@ fn spec() -> Spec {
         // Every third event is not for it.
         filter: Filter { types: vec![0, 1], ..Filter::default() },
         lag: LAG,
-        state: StateScope::Consumer,
-        shards: 1,
+        state: if plan.divides { StateScope::Key } else { StateScope::Consumer },
+        shards: Shards { count: if plan.divides { 3 } else { 1 }, ..Shards::default() },
+        past: Past::default(),
         batch: BatchPolicy { max: 8, ..BatchPolicy::default() },
         retry: RetryPolicy {
             attempts: u32::MAX,
@@ -165,32 +178,37 @@ async fn simulate(plan: Plan) -> Outcome {
         faults: faults.clone(),
         clock: Clock::simulated(Timestamp(1_800_000_000_000_000)),
         cured: cured.clone(),
-        epoch: AtomicU64::new(1),
+        deployed: Mutex::new((1, spec(&plan))),
         restarts: AtomicU64::new(0),
     });
     tokio::spawn(produce(database.store(), plan, world.clock));
+    if plan.divides {
+        tokio::spawn(divide(world.clone()));
+    }
     if plan.redrives {
         tokio::spawn(redrive(database.store(), cured));
     }
-    let hosts: Vec<_> = (0..plan.hosts).map(|host| tokio::spawn(host_life(host, world.clone()))).collect();
+    let shards = (0..plan.hosts).flat_map(|host| (0..SHARDS_MAX).map(move |index| (host, index)));
+    let lives: Vec<_> = shards.map(|(host, index)| tokio::spawn(shard_life(host, index, world.clone()))).collect();
     // Faults for two virtual minutes, and until the last event is in; then calm, in which everybody must arrive.
     sleep(Duration::from_secs(120)).await;
     faults.calm.store(true, Relaxed);
     let head = database.source(&stream("in")).await.unwrap().head().await.unwrap();
     let end = tokio::time::Instant::now() + PATIENCE;
-    while database.store().load(&shard_id()).await.unwrap().cursor != head {
+    while !has_arrived(&world, &*database.store(), &head).await {
         assert!(tokio::time::Instant::now() < end, "{plan:?}: the shard does not reach its head");
         sleep(Duration::from_millis(50)).await;
     }
     sleep(Duration::from_secs(5)).await;
-    hosts.iter().for_each(tokio::task::JoinHandle::abort);
+    lives.iter().for_each(tokio::task::JoinHandle::abort);
     Outcome {
-        counted: count(&*database.store()).await,
+        counted: count(&*database.store(), &plan).await,
         emitted: emitted(&*database.source(&stream("out")).await.unwrap()).await,
-        set_aside: set_aside(&*database.store(), &shard_id().consumer).await,
+        set_aside: set_aside(&*database.store(), &consumer_id()).await,
         faults: faults.injected.load(Relaxed),
         restarts: world.restarts.load(Relaxed),
-        swaps: database.store().history(&shard_id()).await.unwrap().len(),
+        swaps: database.store().history(&shard_id(0)).await.unwrap().len(),
+        divided: world.deployed().1.past.number,
         trace: faults.trace(),
     }
 }
@@ -217,7 +235,7 @@ async fn redrive(store: Arc<dyn Store>, cured: Arc<AtomicBool>) {
     sleep(Duration::from_secs(60)).await;
     cured.store(true, Relaxed);
     loop {
-        let consumer = shard_id().consumer;
+        let consumer = consumer_id();
         let wish = |event| Redrive { consumer: consumer.clone(), event: EventId(event), at: Some(Timestamp(1)) };
         let redrives = set_aside(&*store, &consumer).await.into_iter().map(|id| wish(id.into())).collect();
         store.commit(&[Commit { redrives, ..Commit::default() }]).await.remove(0).unwrap();
@@ -233,33 +251,80 @@ struct World {
     clock: Clock,
     /// Whether the component can handle poison now.
     cured: Arc<AtomicBool>,
-    /// The newest deployment: each is another component.
-    epoch: AtomicU64,
+    /// The newest deployment: each is another component, or in other shards.
+    deployed: Mutex<(u64, Spec)>,
     restarts: AtomicU64,
 }
 
 impl World {
+    fn deployed(&self) -> (u64, Spec) {
+        self.deployed.lock().unwrap().clone()
+    }
+
     fn version(&self) -> Arc<Version> {
-        let epoch = self.epoch.load(Relaxed);
+        let (epoch, spec) = self.deployed();
         let factory = Native::new(&format!("v{epoch}"), CountAndEmit(self.cured.clone(), self.clock));
-        Arc::new(Version { epoch: Epoch(epoch), spec: Arc::new(spec()), factory })
+        Arc::new(Version { epoch: Epoch(epoch), spec: Arc::new(spec), factory })
     }
 }
 
-/// One host: runs the shard, is killed now and then at any await, and begins again.
-async fn host_life(number: u32, world: Arc<World>) {
+/// Whether every shard of now is at the head.
+async fn has_arrived(world: &World, store: &dyn Store, head: &Cursor) -> bool {
+    let rows = store.positions().await.unwrap();
+    let count = world.deployed().1.shards.count;
+    let here = rows.iter().filter(|row| row.shard.index < count && row.cursor == *head).count();
+    here == count as usize
+}
+
+/// An operator who divides the consumer anew, by another key and into another number, while its shards run, stand or are behind.
+async fn divide(world: Arc<World>) {
     loop {
-        let (versions, version) = watch::channel(world.version());
+        sleep(Duration::from_millis(fastrand::u64(0..6_000))).await;
+        if world.faults.calm.load(Relaxed) {
+            return;
+        }
+        let to = Shards { by: ShardBy::ForeignId, count: fastrand::u32(1..=SHARDS_MAX) };
+        let (epoch, spec) = world.deployed();
+        let Ok(from) = world.store.positions().await else { continue };
+        let compare = |a: &Cursor, b: &Cursor| world.source.compare(a, b);
+        let before = (&spec.shards, &spec.past, &spec.start);
+        let (mut rows, past) = topology::divide_anew(&consumer_id(), before, &to, &from, world.clock.now(), &compare);
+        rows.iter_mut().for_each(|row| row.epoch = Epoch(epoch + 1));
+        let number = past.number;
+        let rewrite = Rewrite { consumer: consumer_id(), from, to: rows, clears_state: false };
+        // It may be lost, come too late, or have taken place without an answer: the rows tell.
+        let _ = world.store.commit(&[Commit { rewrite: Some(rewrite), ..Commit::default() }]).await;
+        let is_done = loop {
+            if let Ok(rows) = world.store.positions().await {
+                break rows.first().is_some_and(|row| row.topology == number);
+            }
+        };
+        let mut deployed = world.deployed.lock().unwrap();
+        if is_done {
+            *deployed = (deployed.0.max(epoch) + 1, Spec { shards: to, past, ..spec });
+        }
+    }
+}
+
+/// One shard on one host: runs, is killed now and then at any await, and begins again.
+async fn shard_life(host: u32, index: u32, world: Arc<World>) {
+    loop {
+        let version = world.version();
+        if index >= version.spec.shards.count {
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        }
+        let (versions, version) = watch::channel(version);
         let (stops, stop) = watch::channel(false);
         let poke = Arc::new(Notify::new());
         let mut shard = Shard {
-            id: shard_id(),
-            owner: Owner(format!("host {number}")),
+            id: shard_id(index),
+            owner: Owner(format!("host {host}")),
             store: world.store.clone(),
             committer: Committer::start(world.store.clone()),
             tailer: Tailer::start(world.source.clone()),
             clock: world.clock,
-            metrics: ConsumerMetrics::unregistered(&shard_id().consumer),
+            metrics: ConsumerMetrics::unregistered(&consumer_id()),
             adopted: watch::Sender::new(Epoch(0)),
             version,
             poke: poke.clone(),
@@ -270,11 +335,11 @@ async fn host_life(number: u32, world: Arc<World>) {
         let end = tokio::select! {
             biased;
             end = run => end,
-            () = operate(&world, &versions, &stops, &poke) => continue,
+            () = operate(&world, index, &versions, &stops, &poke) => continue,
         };
         match end {
             Ok(Ok(Stop::Blocked(reason))) => panic!("blocked: {reason:?}"),
-            Ok(Ok(Stop::Paused(_))) => set_status(&world, Status::Running).await,
+            Ok(Ok(Stop::Paused(_))) => set_status(&world, index, Status::Running).await,
             Ok(Ok(Stop::Asked) | Err(_)) | Err(_) => {}
         }
         world.restarts.fetch_add(1, Relaxed);
@@ -283,17 +348,28 @@ async fn host_life(number: u32, world: Arc<World>) {
 }
 
 /// An operator at this host: deploys, pauses and resumes, pokes, and asks it to stop. Ends when it has killed the host.
-async fn operate(world: &World, versions: &watch::Sender<Arc<Version>>, stops: &watch::Sender<bool>, poke: &Notify) {
+async fn operate(
+    world: &World,
+    index: u32,
+    versions: &watch::Sender<Arc<Version>>,
+    stops: &watch::Sender<bool>,
+    poke: &Notify,
+) {
     loop {
         sleep(Duration::from_millis(fastrand::u64(0..2_000))).await;
         let calm = world.faults.calm.load(Relaxed);
         match if calm { 1 } else { fastrand::u32(0..5) } {
             0 => {
-                world.epoch.fetch_add(1, Relaxed);
-                versions.send_replace(world.version());
+                world.deployed.lock().unwrap().0 += 1;
+                let version = world.version();
+                if version.spec.past.number != versions.borrow().spec.past.number {
+                    // It is divided otherwise: a host begins anew.
+                    return;
+                }
+                versions.send_replace(version);
             }
-            1 => set_status(world, Status::Running).await,
-            2 => set_status(world, Status::Paused).await,
+            1 => set_status(world, index, Status::Running).await,
+            2 => set_status(world, index, Status::Paused).await,
             3 => drop(stops.send_replace(true)),
             _ => return,
         }
@@ -302,8 +378,8 @@ async fn operate(world: &World, versions: &watch::Sender<Arc<Version>>, stops: &
 }
 
 /// An operator's move, with a fence of its own; another try comes with the next round.
-async fn set_status(world: &World, status: Status) {
-    let Ok(from) = world.store.load(&shard_id()).await else { return };
+async fn set_status(world: &World, index: u32, status: Status) {
+    let Ok(from) = world.store.load(&shard_id(index)).await else { return };
     if from.status == status {
         return;
     }
@@ -345,10 +421,16 @@ impl Logic for CountAndEmit {
     }
 }
 
-async fn count(store: &dyn Store) -> u64 {
-    let scope = Scope { consumer: shard_id().consumer, part: "".into() };
-    let entries = store.scan(&scope, "", None, u32::MAX).await.unwrap();
-    entries.iter().map(|(_, value)| u64::from_le_bytes(value[..].try_into().unwrap())).sum()
+async fn count(store: &dyn Store, plan: &Plan) -> u64 {
+    let keys = (0..plan.keys).map(|key| format!("key-{key}"));
+    let parts: Vec<String> = if plan.divides { keys.collect() } else { vec![String::new()] };
+    let mut sum = 0;
+    for part in parts {
+        let scope = Scope { consumer: consumer_id(), part: part.into() };
+        let entries = store.scan(&scope, "", None, u32::MAX).await.unwrap();
+        sum += entries.iter().map(|(_, value)| u64::from_le_bytes(value[..].try_into().unwrap())).sum::<u64>();
+    }
+    sum
 }
 
 async fn emitted(source: &dyn Source) -> Vec<String> {

@@ -1,9 +1,11 @@
 //! The loop under faults, in virtual time.
 
+use std::collections::BTreeMap;
+
 use tendon_tests::sim::{Plan, is_poison, run};
 
 fn plan(seed: u64) -> Plan {
-    Plan { seed, events: 300, keys: 7, hosts: 1, compares: true, redrives: false }
+    Plan { seed, events: 300, keys: 7, hosts: 1, compares: true, redrives: false, divides: false }
 }
 
 /// Checks that every event was counted and emitted once, in order, or set aside, and gives the faults that it took and the swaps.
@@ -49,6 +51,25 @@ fn what_was_set_aside_is_handled_once_when_it_is_wished_whatever_fails() {
         late += ids.windows(2).filter(|pair| pair[1] < pair[0]).count();
     }
     assert!(late > 40, "only {late} events were handled behind later ones: little was set aside");
+}
+
+#[test]
+fn shards_that_are_divided_anew_under_load_apply_each_event_once_in_the_order_of_its_key() {
+    let mut divided = 0;
+    for seed in 0..60 {
+        let plan = Plan { hosts: 1 + seed as u32 % 3, divides: true, keys: 40, ..plan(seed) };
+        let outcome = run(plan);
+        assert_eq!(outcome.lost_and_doubled(&plan), (0, 0), "{plan:?}");
+        assert!(!outcome.set_aside.is_empty() && outcome.set_aside.iter().all(|id| is_poison(id)), "{plan:?}");
+        assert_eq!(outcome.counted as usize, plan.wanted() as usize - outcome.set_aside.len(), "{plan:?}");
+        let mut last = BTreeMap::new();
+        for id in outcome.emitted.iter().map(|id| id.parse::<u64>().unwrap()) {
+            let before = last.insert((id - 1) % u64::from(plan.keys), id);
+            assert!(before < Some(id), "{plan:?}: {id} came after {before:?}");
+        }
+        divided += outcome.divided;
+    }
+    assert!(divided > 200, "it was divided only {divided} times");
 }
 
 #[test]

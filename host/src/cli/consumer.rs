@@ -14,7 +14,7 @@ use crate::{
     config::{show_duration, show_size},
     error::Result,
     filter::Filter,
-    server::views::{ConsumerDetail, ConsumerView, known},
+    server::views::{ConsumerDetail, ConsumerView, ShardView, known},
 };
 
 /// What about consumers.
@@ -148,7 +148,10 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
         let limits = &spec.limits;
         lines.extend((spec.filter != Filter::default()).then(|| ("filter", spec.filter.to_string())));
         lines.extend((!spec.lag.is_zero()).then(|| ("handles", format!("what is {} old", show_duration(spec.lag)))));
-        lines.push(("state", format!("{:?}", spec.state).to_lowercase()));
+        if spec.shards.count > 1 {
+            lines.push(("shards", format!("{} by {}", spec.shards.count, spec.shards.by)));
+        }
+        lines.push(("state", spec.state.word().to_owned()));
         lines.push((
             "limits",
             format!(
@@ -161,11 +164,22 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
         let granted = spec.grants_emit.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         lines.push(("may emit to", if granted.is_empty() { "nothing".into() } else { granted }));
     }
+    lines.extend(detail.shards.iter().map(|shard| ("shard", shard_line(shard))));
     for swap in &detail.history {
-        let line = format!("{} from revision {}, {}", short(Some(&swap.digest)), swap.revision, swap.at);
+        let shard = if consumer.shards > 1 { format!("shard {}: ", swap.shard) } else { String::new() };
+        let line = format!("{shard}{} from revision {}, {}", short(Some(&swap.digest)), swap.revision, swap.at);
         lines.push(("history", line));
     }
     lines
+}
+
+fn shard_line(shard: &ShardView) -> String {
+    let lag = format!("{} events, {}", known(shard.lag_events), behind(shard.lag_seconds));
+    let reason = shard.reason.as_ref().map(|reason| {
+        let event = reason.event.as_ref().map(|event| format!(" at event {event}")).unwrap_or_default();
+        format!(": {}{event}, {} attempts", reason.code, shard.attempts)
+    });
+    format!("{} {}, at {}, lag {lag}{}", shard.index, shard.status, shard.cursor, reason.unwrap_or_default())
 }
 
 #[cfg(test)]

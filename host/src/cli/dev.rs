@@ -23,7 +23,7 @@ use crate::{
     event_file,
     host::Host,
     limits::SCAN_ENTRIES_MAX,
-    server::{Api, views},
+    server::{Api, fleet, views},
     store::{Commit, Duplicates, Key, Scope, Store},
     tenant::{ConsumerId, TenantId},
 };
@@ -131,7 +131,7 @@ impl Summary {
     async fn of(host: &Arc<Host>) -> Result<Self> {
         let catalog = host.catalog().await;
         let mut lines = Vec::new();
-        for view in views::consumers(&Api::Live(host.clone()), None).await {
+        for view in fleet::consumers(&Api::Live(host.clone()), None).await {
             let id = ConsumerId { tenant: TenantId(view.tenant.parse()?), name: view.name.parse()? };
             let consumer = catalog.config.consumer(&id)?;
             let source = catalog.source(&consumer.stream).await?;

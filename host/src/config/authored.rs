@@ -155,7 +155,8 @@ pub struct Consumer {
     /// How old an event must be before it is handled. Default 0s.
     #[schemars(example = &"30s")]
     pub lag: Option<String>,
-    /// Which state an event's handler sees; fixed when the consumer is made. Default consumer.
+    /// Which state an event's handler sees: that of the whole consumer, of the event's key, which is its foreign id, or of its
+    /// shard. Default consumer; where there is more than one shard, key if they are divided by foreign id, else shard.
     #[schemars(example = &"consumer")]
     pub state: Option<StateScope>,
     /// How it is divided.
@@ -222,8 +223,12 @@ pub struct Filter {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Shards {
-    /// How many shards. This version runs 1. Default 1.
-    #[schemars(example = 1)]
+    /// What decides to which shard an event belongs, so that all with one key are handled in their order: foreign-id, type, id,
+    /// or metadata: with a JSON pointer into the payload. Default foreign-id.
+    #[schemars(example = &"metadata:/customer/id")]
+    pub by: Option<String>,
+    /// How many shards, each with a position of its own; they are handled side by side. Default 1.
+    #[schemars(example = 8)]
     pub count: Option<i64>,
 }
 

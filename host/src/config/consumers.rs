@@ -14,12 +14,14 @@ use super::{
 };
 use crate::{
     batch::BatchPolicy,
+    deployment::StateScope,
     error::Error,
     event_file::FOREIGN_ID_BYTES_MAX,
     filter::{self, Filter},
     limits::Limits,
     policy::RetryPolicy,
     tenant::{ConsumerId, Name, StreamId, TenantId},
+    topology::{SHARDS_MAX, ShardBy, Shards},
 };
 
 /// A WebAssembly memory of 32 bits ends here.
@@ -66,6 +68,7 @@ impl Resolver<'_, '_> {
         let start = self.start(path, authored.start.as_deref());
         let filter = self.filter(path, &authored.filter);
         let shards = self.shards(path, &authored.shards);
+        let state = self.state(path, authored.state, &shards);
         let batch = self.batch(path, &authored.batch);
         let retry = self.retry(path, &authored.retry);
         let limits = self.limits(path, &authored.limits);
@@ -88,7 +91,7 @@ impl Resolver<'_, '_> {
             start,
             filter,
             lag,
-            state: authored.state.unwrap_or_default(),
+            state,
             shards,
             batch,
             retry,
@@ -186,13 +189,32 @@ impl Resolver<'_, '_> {
         Filter { types, foreign_ids, r#where: authored.r#where.clone() }
     }
 
-    fn shards(&mut self, path: &str, authored: &authored::Shards) -> u32 {
-        if let Some(count) = authored.count.filter(|count| *count != 1) {
-            let message = format!("`shards.count` is {count}: this version runs each consumer as one shard");
-            let suggestion = Some("write `shards = { count = 1 }`, or leave it out".to_owned());
-            self.places.at_value(Code::Unsupported, &format!("{path}.shards.count"), message, suggestion);
+    fn shards(&mut self, path: &str, authored: &authored::Shards) -> Shards {
+        let by = authored.by.as_deref().map(str::parse).transpose().unwrap_or_else(|error: Error| {
+            let (message, help) = (format!("`by`: {error}"), error.way_out().map(str::to_owned));
+            self.places.at_value(Code::BadValue, &format!("{path}.shards.by"), message, help);
+            None
+        });
+        let count = self.number(&format!("{path}.shards.count"), authored.count, 1, 1..=SHARDS_MAX);
+        Shards { by: by.unwrap_or_default(), count }
+    }
+
+    /// Shards run side by side: no two of them may write the same part of a state.
+    fn state(&mut self, path: &str, authored: Option<StateScope>, shards: &Shards) -> StateScope {
+        let by_key = shards.by == ShardBy::ForeignId;
+        if shards.count <= 1 {
+            return authored.unwrap_or_default();
         }
-        1
+        let fitting = if by_key { StateScope::Key } else { StateScope::Shard };
+        let (what, suggestion) = match authored {
+            Some(StateScope::Consumer) => ("one state for all shards", fitting.word()),
+            Some(StateScope::Key) if !by_key => ("a state for each foreign id, whose events many shards have", "shard"),
+            _ => return authored.unwrap_or(fitting),
+        };
+        let message = format!("`state` is {what}: they would overwrite what the others write");
+        let suggestion = Some(format!("write `state = \"{suggestion}\"`, or `shards = {{ count = 1 }}`"));
+        self.places.at_value(Code::BadValue, &format!("{path}.state"), message, suggestion);
+        fitting
     }
 
     fn batch(&mut self, path: &str, authored: &authored::Batch) -> BatchPolicy {

@@ -23,6 +23,7 @@ use crate::{
     limits::Limits,
     policy::RetryPolicy,
     tenant::{ConsumerId, Name, StreamId},
+    topology::{Past, Shards},
 };
 
 /// Where the API listens unless the file says otherwise.
@@ -145,8 +146,8 @@ pub struct Consumer {
     pub lag: Duration,
     /// Which state its handler sees.
     pub state: StateScope,
-    /// How many shards.
-    pub shards: u32,
+    /// How it is divided.
+    pub shards: Shards,
     /// When a commit is due.
     pub batch: BatchPolicy,
     /// What happens when an event fails.
@@ -208,7 +209,7 @@ impl Consumer {
             filter: Filter::default(),
             lag: Duration::ZERO,
             state: StateScope::default(),
-            shards: 1,
+            shards: Shards::default(),
             batch: BatchPolicy::default(),
             retry: RetryPolicy::default(),
             limits: Limits::default(),
@@ -224,7 +225,7 @@ impl Consumer {
         self.stream = spec.stream.clone();
         self.store = spec.store.clone();
         self.state = spec.state;
-        self.shards = spec.shards;
+        self.shards = spec.shards.clone();
     }
 
     /// The part of a deployment that the file decides, once `start` is looked up.
@@ -236,7 +237,8 @@ impl Consumer {
             filter: self.filter.clone(),
             lag: self.lag,
             state: self.state,
-            shards: self.shards,
+            shards: self.shards.clone(),
+            past: Past::default(),
             batch: self.batch.clone(),
             retry: self.retry.clone(),
             limits: self.limits.clone(),

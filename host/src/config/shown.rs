@@ -89,7 +89,10 @@ fn show_consumer(consumer: &resolved::Consumer) -> authored::Consumer {
         },
         lag: Some(show_duration(consumer.lag)),
         state: Some(consumer.state),
-        shards: authored::Shards { count: Some(consumer.shards.into()) },
+        shards: authored::Shards {
+            by: Some(consumer.shards.by.to_string()),
+            count: Some(consumer.shards.count.into()),
+        },
         batch: authored::Batch {
             max: Some(batch.max.into()),
             bytes: Some(show_size(batch.bytes)),

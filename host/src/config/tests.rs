@@ -152,7 +152,7 @@ stream = "order"
 limits = { memory = "64MB", cpu = 5, emits = -1 }
 retry = { on_exhausted = "block", factor = 0.5, cap = "${CAP}" }
 state = "keys"
-shards = { count = 8 }
+shards = { count = 257, by = "name" }
 start = "later"
 grants = { emit = ["nowhere", 5] }
 "#;
@@ -169,7 +169,8 @@ grants = { emit = ["nowhere", 5] }
         ("config.bad-value", 9),
         ("config.missing-variable", 9),
         ("config.bad-value", 10),
-        ("config.unsupported", 11),
+        ("config.bad-value", 11),
+        ("config.bad-value", 11),
         ("config.bad-value", 12),
         ("config.unknown-stream", 13),
         ("config.wrong-type", 13),

@@ -30,8 +30,7 @@ impl Run<'_> {
     }
 
     async fn redrive_some(&mut self) -> Result<()> {
-        let due = Letters { is_due: true, limit: LETTERS_A_TURN, after: None };
-        let letters = self.shard.store.dead_letters(&self.shard.id.consumer, &due).await?;
+        let letters = self.due().await?;
         self.is_redriving = !letters.is_empty();
         for letter in letters {
             let has_more = self.is_redriving && !*self.shard.stop.borrow();
@@ -44,11 +43,25 @@ impl Run<'_> {
         self.settle().await
     }
 
+    /// The next that are this shard's.
+    async fn due(&mut self) -> Result<Vec<DeadLetter>> {
+        let mut due = Letters { is_due: true, limit: LETTERS_A_TURN, after: None };
+        loop {
+            let mut letters = self.shard.store.dead_letters(&self.shard.id.consumer, &due).await?;
+            let Some(last) = letters.last() else { return Ok(letters) };
+            due.after = Some((last.at(), last.event.id.clone()));
+            letters.retain(|letter| self.share.owns(&letter.event));
+            if !letters.is_empty() {
+                return Ok(letters);
+            }
+        }
+    }
+
     async fn handle_again(&mut self, letter: DeadLetter) -> Result<()> {
         // What was gathered has a commit of its own: should this event fail, it stands.
         self.commit().await?;
         let events = std::slice::from_ref(&letter.event);
-        let selected = self.matcher.select(events);
+        let selected = self.share.filter(events);
         let handled = match selected.failure {
             Some(message) => Handled { failure: Some(Failure::of_filter(message)), ..Handled::default() },
             None if selected.matching.is_empty() => {

@@ -1,15 +1,19 @@
 //! What an operator does to a consumer's position: through the same compare as every commit, with a fence of its own.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use futures_util::StreamExt as _;
 
 use super::Host;
 use crate::{
     committer::Committer,
     dead_letter::DeadLetter,
+    deployment::Spec,
     error::{Error, Kind, Result},
     event::{Cursor, Event, EventId},
+    open::OpenStore,
     source::{Source, Until},
-    store::{Commit, Move, Position, Reason, Revision, Status},
+    store::{Commit, Move, Position, Reason, Revision, Status, Store},
     tenant::{ConsumerId, ShardId},
 };
 
@@ -18,10 +22,10 @@ const MOVE_ATTEMPTS: u32 = 20;
 
 impl Host {
     /// Stops a consumer where it is, until it is resumed.
-    pub async fn pause(&self, consumer: &ConsumerId, why: String) -> Result<Position> {
+    pub async fn pause(&self, consumer: &ConsumerId, why: String) -> Result<()> {
         let (code, since) = ("paused".into(), self.clock.now());
         let reason = Reason { code, message: why, event: None, since, retry_at: None, logs: String::new() };
-        self.move_position(consumer, |position| {
+        self.move_positions(consumer, |position| {
             position.status = Status::Paused;
             position.reason = Some(reason.clone());
         })
@@ -29,8 +33,8 @@ impl Host {
     }
 
     /// Lets a blocked or paused consumer go on; the event in its way is tried anew.
-    pub async fn resume(&self, consumer: &ConsumerId) -> Result<Position> {
-        self.move_position(consumer, |position| {
+    pub async fn resume(&self, consumer: &ConsumerId) -> Result<()> {
+        self.move_positions(consumer, |position| {
             position.status = Status::Running;
             position.reason = None;
             position.attempts = 0;
@@ -38,39 +42,44 @@ impl Host {
         .await
     }
 
-    /// Changes what a consumer has set aside. The commit fences the consumer where it runs: what its loop has read of that
-    /// before is not committed after.
-    pub async fn change_letters(&self, consumer: &ConsumerId, letters: Commit) -> Result<()> {
+    /// Changes what a consumer has set aside of these events, as `change` says. Each commit fences the shard whose events they
+    /// are, where that runs: what its loop has read of them before is not committed after.
+    pub async fn change_letters(
+        &self,
+        consumer: &ConsumerId,
+        events: &[Event],
+        change: impl Fn(Vec<EventId>) -> Commit,
+    ) -> Result<()> {
         let state = self.state.read().await;
         let config = state.config.consumer(consumer)?;
         let store = state.open.store(&config.store)?;
-        let Some(supervised) = state.consumers.get(consumer) else {
-            return store.committer.commit(letters).await.map(drop);
+        let Some(running) = state.consumers.get(consumer) else {
+            let all = events.iter().map(|event| event.id.clone()).collect();
+            return store.committer.commit(change(all)).await.map(drop);
         };
-        for _ in 0..MOVE_ATTEMPTS {
-            let row = match store.database.store().load(&shard(consumer)).await {
-                Err(error) if error.kind() == Kind::NotFound => return store.committer.commit(letters).await.map(drop),
-                row => row?,
-            };
-            if commit(&store.committer, row.clone(), row, letters.clone()).await?.is_some() {
-                supervised.poke();
-                return Ok(());
-            }
+        let mut shards: BTreeMap<u32, Vec<EventId>> = BTreeMap::new();
+        for event in events {
+            shards.entry(running.version().spec.shards.of(event)).or_default().push(event.id.clone());
         }
-        Err(too_fast(consumer))
+        for (index, events) in shards {
+            fence(store, &shard(consumer, index), change(events)).await?;
+            running.poke(index);
+        }
+        Ok(())
     }
 
     /// Lets a consumer go on without the event that blocks it, which the same commit sets aside.
-    pub async fn skip(&self, consumer: &ConsumerId, event: &EventId) -> Result<Position> {
+    pub async fn skip(&self, consumer: &ConsumerId, event: &EventId) -> Result<()> {
         let state = self.state.read().await;
         state.config.consumer(consumer)?;
-        let supervised = state.consumers.get(consumer).ok_or_else(|| not_here(consumer))?;
-        let version = supervised.version();
+        let running = state.consumers.get(consumer).ok_or_else(|| not_here(consumer))?;
+        let version = running.version();
         let store = state.open.store(&version.spec.store)?;
         let source = state.open.tailer(&version.spec.stream)?.source();
         for _ in 0..MOVE_ATTEMPTS {
-            let from = store.database.store().load(&shard(consumer)).await?;
-            let reason = blocked_by(&from, event)?;
+            let (from, reason) =
+                self.blocked_by(consumer, version.spec.shards.count, &*store.database.store(), event).await?;
+            let index = from.shard.index;
             let event = event_after(&**source, from.cursor.clone(), event).await?;
             let mut to = Position {
                 cursor: event.cursor.clone(),
@@ -93,24 +102,40 @@ impl Host {
                 digest: from.digest.unwrap_or_else(|| version.factory.digest()),
                 redrive_at: None,
             };
-            let mirror = version.spec.legacy_cursor.clone().filter(|legacy| legacy.mirror);
+            let legacy = version.spec.legacy_cursor.as_deref().filter(|legacy| legacy.mirror);
+            let mirror = legacy.map(|legacy| Arc::new(legacy.of(&version.spec.shards, index)));
             let with = Commit { dead_letters: vec![letter], mirror, ..Commit::default() };
-            if let Some(position) = commit(&store.committer, from, to, with).await? {
-                supervised.poke();
-                return Ok(position);
+            if commit(&store.committer, from, to, with).await?.is_some() {
+                running.poke(index);
+                return Ok(());
             }
         }
         Err(too_fast(consumer))
     }
 
-    async fn move_position(&self, consumer: &ConsumerId, change: impl Fn(&mut Position)) -> Result<Position> {
+    /// Moves all of a consumer's positions, one after the other: the same move again does no harm.
+    async fn move_positions(&self, consumer: &ConsumerId, change: impl Fn(&mut Position)) -> Result<()> {
         let state = self.state.read().await;
         state.config.consumer(consumer)?;
-        let supervised = state.consumers.get(consumer).ok_or_else(|| not_here(consumer))?;
-        let spec = supervised.version().spec.clone();
+        let running = state.consumers.get(consumer).ok_or_else(|| not_here(consumer))?;
+        let spec = running.version().spec.clone();
         let store = state.open.store(&spec.store)?;
+        for index in 0..spec.shards.count {
+            self.move_position(store, &spec, &shard(consumer, index), &change).await?;
+            running.poke(index);
+        }
+        Ok(())
+    }
+
+    async fn move_position(
+        &self,
+        store: &OpenStore,
+        spec: &Spec,
+        shard: &ShardId,
+        change: impl Fn(&mut Position),
+    ) -> Result<()> {
         for _ in 0..MOVE_ATTEMPTS {
-            let from = store.database.store().load(&shard(consumer)).await?;
+            let from = store.database.store().load(shard).await?;
             let mut to = from.clone();
             if from.revision == Revision(0) {
                 // Nothing has moved it yet, and after this it is no new one that its start holds for.
@@ -118,13 +143,47 @@ impl Host {
             }
             change(&mut to);
             to.updated_at = self.clock.now();
-            if let Some(position) = commit(&store.committer, from, to, Commit::default()).await? {
-                supervised.poke();
-                return Ok(position);
+            if commit(&store.committer, from, to, Commit::default()).await?.is_some() {
+                return Ok(());
             }
         }
-        Err(too_fast(consumer))
+        Err(too_fast(&shard.consumer))
     }
+
+    /// The shard that this event blocks, and why; an error where there is none.
+    async fn blocked_by(
+        &self,
+        consumer: &ConsumerId,
+        shards: u32,
+        store: &dyn Store,
+        event: &EventId,
+    ) -> Result<(Position, Reason)> {
+        let mut refused = None;
+        for index in 0..shards {
+            let position = store.load(&shard(consumer, index)).await?;
+            match blocked_by(&position, event) {
+                Ok(reason) => return Ok((position, reason)),
+                // What tells most is said: that another event is in the way.
+                Err(error) if error.way_out().is_some() || refused.is_none() => refused = Some(error),
+                Err(_) => {}
+            }
+        }
+        Err(refused.unwrap_or_else(|| not_here(consumer)))
+    }
+}
+
+/// Commits something with a move of a shard's position that changes nothing but its fence; by itself where nobody ever ran it.
+async fn fence(store: &OpenStore, shard: &ShardId, with: Commit) -> Result<()> {
+    for _ in 0..MOVE_ATTEMPTS {
+        let row = match store.database.store().load(shard).await {
+            Err(error) if error.kind() == Kind::NotFound => return store.committer.commit(with).await.map(drop),
+            row => row?,
+        };
+        if commit(&store.committer, row.clone(), row, with.clone()).await?.is_some() {
+            return Ok(());
+        }
+    }
+    Err(too_fast(&shard.consumer))
 }
 
 /// The row as it is now; none where somebody else has moved it since it was loaded.
@@ -167,8 +226,8 @@ async fn event_after(source: &dyn Source, cursor: Cursor, id: &EventId) -> Resul
     Err(Error::not_found(format!("event {id} is no longer in the stream")))
 }
 
-fn shard(consumer: &ConsumerId) -> ShardId {
-    ShardId { consumer: consumer.clone(), index: 0 }
+fn shard(consumer: &ConsumerId, index: u32) -> ShardId {
+    ShardId { consumer: consumer.clone(), index }
 }
 
 fn not_here(consumer: &ConsumerId) -> Error {

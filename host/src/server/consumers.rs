@@ -17,6 +17,7 @@ use crate::{
 use super::{
     Api,
     failure::Failure,
+    fleet,
     views::{self, ConsumerDetail, ConsumerView, EntryView},
 };
 
@@ -61,7 +62,7 @@ pub(super) struct Entries {
     /// After this key.
     after: Option<String>,
     limit: Option<u32>,
-    /// The foreign id whose state it is, where the state is kept by key.
+    /// The foreign id whose state it is, where the state is kept by key; or the shard.
     of: Option<String>,
 }
 
@@ -71,7 +72,7 @@ pub(super) fn id(tenant: TenantId, name: &str) -> Result<ConsumerId> {
 }
 
 pub(super) async fn list(State(api): State<Api>, Query(query): Query<OneTenant>) -> Json<Vec<ConsumerView>> {
-    Json(views::consumers(&api, query.tenant.as_ref()).await)
+    Json(fleet::consumers(&api, query.tenant.as_ref()).await)
 }
 
 pub(super) async fn show(
@@ -79,7 +80,7 @@ pub(super) async fn show(
     Path(name): Path<String>,
     Query(query): Query<Tenant>,
 ) -> Result<Json<ConsumerDetail>, Failure> {
-    Ok(Json(views::consumer(&api, &id(query.tenant, &name)?).await?))
+    Ok(Json(fleet::consumer(&api, &id(query.tenant, &name)?).await?))
 }
 
 pub(super) async fn cursor(
@@ -87,7 +88,7 @@ pub(super) async fn cursor(
     Path(name): Path<String>,
     Query(query): Query<Tenant>,
 ) -> Result<Json<ConsumerView>, Failure> {
-    Ok(Json(views::consumer(&api, &id(query.tenant, &name)?).await?.summary))
+    Ok(Json(fleet::consumer(&api, &id(query.tenant, &name)?).await?.summary))
 }
 
 pub(super) async fn pause(
@@ -98,7 +99,7 @@ pub(super) async fn pause(
 ) -> Result<Json<ConsumerDetail>, Failure> {
     let id = id(query.tenant, &name)?;
     api.host()?.pause(&id, why.reason.unwrap_or_else(|| "by an operator".into())).await?;
-    Ok(Json(views::consumer(&api, &id).await?))
+    Ok(Json(fleet::consumer(&api, &id).await?))
 }
 
 pub(super) async fn resume(
@@ -108,7 +109,7 @@ pub(super) async fn resume(
 ) -> Result<Json<ConsumerDetail>, Failure> {
     let id = id(query.tenant, &name)?;
     api.host()?.resume(&id).await?;
-    Ok(Json(views::consumer(&api, &id).await?))
+    Ok(Json(fleet::consumer(&api, &id).await?))
 }
 
 pub(super) async fn skip(
@@ -119,7 +120,7 @@ pub(super) async fn skip(
 ) -> Result<Json<ConsumerDetail>, Failure> {
     let id = id(query.tenant, &name)?;
     api.host()?.skip(&id, &event).await?;
-    Ok(Json(views::consumer(&api, &id).await?))
+    Ok(Json(fleet::consumer(&api, &id).await?))
 }
 
 pub(super) async fn state(
@@ -138,7 +139,15 @@ pub(super) async fn state(
                 Error::invalid(format!("{id} keeps a state for each foreign id")).help("say which one with --of"),
             ));
         }
-        (StateScope::Shard, _) => "0".into(),
+        (StateScope::Shard, index) if config.shards.count <= 1 || index.is_some() => {
+            index.unwrap_or_else(|| "0".into())
+        }
+        (StateScope::Shard, _) => {
+            return Err(Failure(
+                Error::invalid(format!("{id} keeps a state for each of its shards"))
+                    .help(format!("say which one with --of, counted from 0 up to {}", config.shards.count - 1)),
+            ));
+        }
     };
     let store = catalog.database(&config.store)?.store();
     let scope = Scope { consumer: id, part: part.into() };

@@ -12,7 +12,7 @@ use crate::{
     clock::Clock,
     dead_letter::{DeadLetter, Letters, Redrive},
     error::{Error, Kind, Result},
-    event::{EventId, Timestamp},
+    event::{Event, EventId, Timestamp},
     host::Host,
     store::{Commit, Reason, Store},
     tenant::{ConsumerId, TenantId},
@@ -239,13 +239,15 @@ impl Changing<'_> {
     async fn these(&self, mut events: Vec<EventId>) -> Result<u64> {
         events.sort_unstable();
         events.dedup();
+        let mut found = Vec::new();
         for event in &events {
-            self.store.dead_letter(self.id, event).await.map_err(|error| match error.kind() {
+            let letter = self.store.dead_letter(self.id, event).await.map_err(|error| match error.kind() {
                 Kind::NotFound => Error::invalid(error.to_string()).help(error.way_out().unwrap_or_default()),
                 _ => error,
             })?;
+            found.push(letter.event);
         }
-        self.commit(events).await
+        self.commit(found).await
     }
 
     /// All that were set aside until now: what fails again meanwhile is not meant once more.
@@ -258,14 +260,14 @@ impl Changing<'_> {
             let Some(last) = letters.last() else { return Ok(changed) };
             which.after = Some((last.at(), last.event.id.clone()));
             let found = letters.into_iter().filter(|letter| wanted.matches(letter));
-            changed += self.commit(found.map(|letter| letter.event.id).collect()).await?;
+            changed += self.commit(found.map(|letter| letter.event).collect()).await?;
         }
     }
 
-    async fn commit(&self, events: Vec<EventId>) -> Result<u64> {
+    async fn commit(&self, events: Vec<Event>) -> Result<u64> {
         let changed = events.len() as u64;
         if changed > 0 && !self.dry_run {
-            self.host.change_letters(self.id, self.change.of(self.id, events)).await?;
+            self.host.change_letters(self.id, &events, |events| self.change.of(self.id, events)).await?;
         }
         Ok(changed)
     }

@@ -7,6 +7,7 @@
 mod consumers;
 pub mod dead_letters;
 mod failure;
+pub mod fleet;
 mod guard;
 mod streams;
 pub mod views;
@@ -101,7 +102,7 @@ pub async fn serve(listener: TcpListener, host: Arc<Host>) -> Result<()> {
 
 async fn metrics(State(api): State<Api>) -> Result<String, Failure> {
     let host = api.host()?;
-    let readings = views::consumers(&api, None).await.iter().map(views::ConsumerView::reading).collect::<Vec<_>>();
+    let readings = fleet::consumers(&api, None).await.iter().map(views::ConsumerView::reading).collect::<Vec<_>>();
     let streams = views::streams(&api.catalog().await, None).await;
     let streams = streams.iter().map(views::StreamView::reading).collect::<Vec<_>>();
     Ok(host.telemetry.scrape(&readings, &streams)?)

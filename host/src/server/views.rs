@@ -1,6 +1,6 @@
 //! What the API shows, as JSON. Fields are only ever added; units are in their names; times are RFC 3339.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,25 +8,19 @@ use serde::{Deserialize, Serialize};
 use crate::{
     backend::foreign::Finding,
     clock::Clock,
-    config::resolved::{Consumer, Stream},
-    dead_letter::Letters,
-    deployment::{Deployment, Spec},
+    config::resolved::Stream,
+    deployment::Spec,
     error::{Error, Result},
     event::{Cursor, Event, Timestamp},
-    handler::FailureKind,
     host::Catalog,
-    metrics::ConsumerLabels,
-    source::{HeldUp, Lag},
-    store::{Position, Reason, Status, Store, Swap},
-    supervisor::Standing,
-    telemetry::{Reading, StreamLabels, StreamReading},
-    tenant::{ConsumerId, Name, StreamId, TenantId},
+    source::HeldUp,
+    store::{Reason, Swap},
+    telemetry::{StreamLabels, StreamReading},
+    tenant::{StreamId, TenantId},
 };
 
-use super::Api;
-
 /// Lag is counted no further.
-const LAG_EVENTS_MAX: u64 = 1_000_000;
+pub(super) const LAG_EVENTS_MAX: u64 = 1_000_000;
 
 /// A consumer, and why it stands still if it does.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,6 +61,31 @@ pub struct ConsumerView {
     pub digest: Option<String>,
     /// When its position was last written.
     pub updated_at: Option<Timestamp>,
+    /// How many shards it has. Where there are several, all of this is said of the one that is worst off, and of the one that is
+    /// furthest behind, and commits are those of all.
+    #[serde(default)]
+    pub shards: u32,
+}
+
+/// One of a consumer's shards, where it has several.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ShardView {
+    /// Which one, counted from 0.
+    pub index: u32,
+    /// As of a consumer.
+    pub status: String,
+    /// Why it stands still, or is trying again.
+    pub reason: Option<Reason>,
+    /// How often its next event has failed.
+    pub attempts: u32,
+    /// Its place in the stream.
+    pub cursor: String,
+    /// Events between there and the head, those of other shards included.
+    pub lag_events: Option<u64>,
+    /// The age of the oldest of them.
+    pub lag_seconds: Option<f64>,
+    /// Commits of its position.
+    pub revision: u64,
 }
 
 /// A consumer with everything that is known of it.
@@ -79,13 +98,19 @@ pub struct ConsumerDetail {
     /// Whether it has set something aside.
     #[serde(default)]
     pub has_dead_letters: bool,
-    /// Which components made its commits, oldest first.
+    /// Its shards, where it has several.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub shards: Vec<ShardView>,
+    /// Which components made its commits, shard by shard, oldest first.
     pub history: Vec<SwapView>,
 }
 
 /// A line of a shard's history.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SwapView {
+    /// Whose.
+    #[serde(default)]
+    pub shard: u32,
     /// The first commit of the component.
     pub revision: u64,
     /// The component.
@@ -169,10 +194,11 @@ pub struct EntryView {
     pub value_base64: String,
 }
 
-impl From<Swap> for SwapView {
-    fn from(swap: Swap) -> Self {
+impl SwapView {
+    /// A line of this shard's.
+    pub(super) fn of(shard: u32, swap: Swap) -> Self {
         let Swap { revision, digest, epoch, at } = swap;
-        Self { revision: revision.0, digest: digest.to_string(), epoch: epoch.0, at }
+        Self { shard, revision: revision.0, digest: digest.to_string(), epoch: epoch.0, at }
     }
 }
 
@@ -206,207 +232,17 @@ pub fn known(number: Option<u64>) -> String {
     number.map_or("?".to_owned(), |number| number.to_string())
 }
 
-/// The consumers of the config, of one tenant or of all, in the order of their names. What cannot be read of one is
-/// unknown, and hides nothing of the others.
-pub async fn consumers(api: &Api, tenant: Option<&TenantId>) -> Vec<ConsumerView> {
-    let catalog = api.catalog().await;
-    let standings = match api {
-        Api::Live(host) => host.standings().await,
-        Api::ReadOnly(_) => BTreeMap::new(),
-    };
-    let rows = Rows::read(&catalog).await;
-    let mut views = Vec::new();
-    let wanted = |config: &&Consumer| tenant.is_none_or(|tenant| config.id.tenant == *tenant);
-    for config in catalog.config.consumers.values().filter(wanted) {
-        views.push(rows.view(&catalog, config, standings.get(&config.id)).await);
-    }
-    views
-}
-
-/// One consumer of the config, with its deployment.
-pub(super) async fn consumer(api: &Api, id: &ConsumerId) -> Result<ConsumerDetail> {
-    let catalog = api.catalog().await;
-    let config = catalog.config.consumer(id)?;
-    let summary = consumers(api, Some(&id.tenant)).await.into_iter().find(|view| view.name == id.name.as_str());
-    let summary = summary.ok_or_else(|| Error::not_found(format!("consumer `{}` is gone", id.name)))?;
-    if summary.problem.is_some() {
-        // It says so itself, and what else there is to say may hang on the same thing.
-        return Ok(ConsumerDetail { summary, spec: None, has_dead_letters: false, history: Vec::new() });
-    }
-    let store = catalog.database(&config.store)?.store();
-    let deployment = store.deployments().await?.into_iter().find(|deployment| deployment.consumer == *id);
-    let shard = crate::tenant::ShardId { consumer: id.clone(), index: 0 };
-    let history = store.history(&shard).await?.into_iter().map(SwapView::from).collect();
-    let letters = store.dead_letters(id, &Letters { limit: 1, ..Letters::default() }).await?;
-    let spec = deployment.map(|deployment| deployment.spec);
-    Ok(ConsumerDetail { summary, spec, has_dead_letters: !letters.is_empty(), history })
-}
-
-/// What all stores say, read once per store and stream; an error where one cannot be read.
-struct Rows {
-    stores: BTreeMap<Name, Result<StoreRows>>,
-    heads: BTreeMap<StreamId, Result<Head>>,
-}
-
-struct StoreRows {
-    positions: BTreeMap<ConsumerId, Position>,
-    deployments: BTreeMap<ConsumerId, Deployment>,
-}
-
-impl StoreRows {
-    async fn read(store: &dyn Store) -> Result<Self> {
-        let positions = store.positions().await?.into_iter().map(|row| (row.shard.consumer.clone(), row));
-        let deployments = store.deployments().await?.into_iter().map(|row| (row.consumer.clone(), row));
-        Ok(Self { positions: positions.collect(), deployments: deployments.collect() })
-    }
-}
-
-impl Rows {
-    async fn read(catalog: &Catalog) -> Self {
-        let mut rows = Self { stores: BTreeMap::new(), heads: BTreeMap::new() };
-        for (name, database) in &catalog.databases {
-            rows.stores.insert(name.clone(), StoreRows::read(&*database.store()).await);
-        }
-        for stream in catalog.config.streams.values() {
-            rows.heads.insert(stream.id.clone(), head(catalog, &stream.id).await);
-        }
-        rows
-    }
-
-    /// A consumer's rows, from the store that its config names.
-    fn of(&self, config: &Consumer) -> Result<(Option<&Position>, Option<&Deployment>), String> {
-        let rows = self.stores.get(&config.store).ok_or_else(|| format!("store `{}` is not open", config.store))?;
-        let rows = rows.as_ref().map_err(|error| format!("store `{}`: {}", config.store, error.chain()))?;
-        Ok((rows.positions.get(&config.id), rows.deployments.get(&config.id)))
-    }
-
-    async fn view(&self, catalog: &Catalog, config: &Consumer, standing: Option<&Standing>) -> ConsumerView {
-        let (position, deployment, lag) = match self.of(config) {
-            Ok((position, deployment)) => (position, deployment, self.lag(catalog, config, position).await),
-            Err(problem) => (None, None, Err(problem)),
-        };
-        let head = self.heads.get(&config.stream).and_then(|head| head.as_ref().ok());
-        let is_there = position.zip(head).is_some_and(|(position, head)| position.cursor == head.cursor);
-        let held_up = head.filter(|_| is_there).and_then(|head| head.held_up.clone());
-        ConsumerView { held_up, ..view(config, position, deployment, standing, lag) }
-    }
-
-    async fn lag(&self, catalog: &Catalog, config: &Consumer, position: Option<&Position>) -> Result<Lag, String> {
-        let failed = |error: &Error| format!("stream `{}`: {}", config.stream.name, error.chain());
-        let head = self.heads.get(&config.stream).map(Result::as_ref).transpose().map_err(failed)?;
-        let cursor = position.map_or(Cursor::START, |position| position.cursor.clone());
-        if position.is_some() && head.is_some_and(|head| head.cursor == cursor && head.held_up.is_none()) {
-            return Ok(Lag::default());
-        }
-        let lag = async {
-            let source = catalog.source(&config.stream).await?;
-            source.lag(&cursor, LAG_EVENTS_MAX).await
-        };
-        lag.await.map_err(|error| failed(&error))
-    }
-}
-
 /// The newest place of a stream, and what is beyond it.
-struct Head {
-    cursor: Cursor,
-    held_up: Option<HeldUp>,
+pub(super) struct Head {
+    pub(super) cursor: Cursor,
+    pub(super) held_up: Option<HeldUp>,
 }
 
-async fn head(catalog: &Catalog, stream: &StreamId) -> Result<Head> {
+pub(super) async fn head(catalog: &Catalog, stream: &StreamId) -> Result<Head> {
     let source = catalog.source(stream).await?;
     let cursor = source.head().await?;
     let held_up = source.held_up(&cursor).await?;
     Ok(Head { cursor, held_up })
-}
-
-fn view(
-    config: &Consumer,
-    position: Option<&Position>,
-    deployment: Option<&Deployment>,
-    standing: Option<&Standing>,
-    lag: Result<Lag, String>,
-) -> ConsumerView {
-    let (id, stream) = (&config.id, &config.stream);
-    let (status, reason) = status(position, standing);
-    let (lag, problem) = match lag {
-        Ok(lag) => (Some(lag), None),
-        Err(problem) => (None, Some(problem)),
-    };
-    let age = |lag: &Lag| lag.oldest.map_or(Duration::ZERO, |oldest| Clock::System.now().since(oldest)).as_secs_f64();
-    ConsumerView {
-        tenant: id.tenant.to_string(),
-        name: id.name.to_string(),
-        stream: stream.name.to_string(),
-        next_step: next_step(status, reason.as_ref(), &id.name.to_string()),
-        status: status.to_owned(),
-        reason,
-        attempts: position.map_or(0, |position| position.attempts),
-        cursor: position.map_or(Cursor::START, |position| position.cursor.clone()).to_string(),
-        lag_seconds: lag.as_ref().map(age),
-        lag_events: lag.map(|lag| lag.events),
-        held_up: None,
-        problem,
-        revision: position.map_or(0, |position| position.revision.0),
-        fence: position.map_or(0, |position| position.fence.0),
-        epoch: deployment.map_or(0, |deployment| deployment.epoch.0),
-        digest: position.and_then(|position| position.digest).map(|digest| digest.to_string()),
-        updated_at: position.map(|position| position.updated_at),
-    }
-}
-
-/// The row says whether it is blocked or paused, the host whether it is stalled or runs.
-fn status(position: Option<&Position>, standing: Option<&Standing>) -> (&'static str, Option<Reason>) {
-    let reason = position.and_then(|position| position.reason.clone());
-    match (position.map(|position| position.status), standing) {
-        (Some(Status::Blocked), _) => ("blocked", reason),
-        (Some(Status::Paused), _) => ("paused", reason),
-        (_, Some(Standing::Stalled { message, since })) => {
-            let reason = Reason {
-                code: "stalled".into(),
-                message: message.clone(),
-                event: None,
-                since: *since,
-                retry_at: None,
-                logs: String::new(),
-            };
-            ("stalled", Some(reason))
-        }
-        (_, Some(Standing::Starting)) => ("starting", reason),
-        (_, Some(Standing::Stopped) | None) => ("stopped", reason),
-        (_, Some(_)) => ("running", reason),
-    }
-}
-
-fn next_step(status: &str, reason: Option<&Reason>, name: &str) -> Option<String> {
-    match status {
-        "blocked" => {
-            let of_the_filter = reason.is_some_and(|reason| reason.code == FailureKind::Filter.code());
-            let mend = match of_the_filter {
-                true => "change the consumer's filter so that it has an answer for the event",
-                false => "deploy a component that can handle the event",
-            };
-            let event = reason.and_then(|reason| reason.event.as_ref());
-            let skip = event.map(|event| format!(", or `tendon consumer skip {name} {event}`")).unwrap_or_default();
-            Some(format!("{mend}, or `tendon consumer resume {name}`{skip}"))
-        }
-        "paused" => Some(format!("`tendon consumer resume {name}`")),
-        "stalled" => Some("see what the reason names; it goes on by itself once that works again".into()),
-        "stopped" => Some("start a host with `tendon run`".into()),
-        _ => None,
-    }
-}
-
-impl ConsumerView {
-    /// What a scrape wants to know.
-    pub(super) fn reading(&self) -> Reading {
-        let standing = ["running", "blocked", "paused", "stalled"].into_iter().find(|word| *word == self.status);
-        Reading {
-            labels: ConsumerLabels { tenant: self.tenant.clone(), consumer: self.name.clone() },
-            lag_events: self.lag_events,
-            lag_seconds: self.lag_seconds,
-            standing: standing.unwrap_or("stopped"),
-        }
-    }
 }
 
 /// The streams of the config, of one tenant or of all, in the order of their names. One that cannot be read says so.

@@ -30,18 +30,21 @@ pub(super) fn simulation(report: &mut Report) -> Result<()> {
         hosts: 1 + (seed % 3) as u32,
         compares: true,
         redrives: seed % 2 == 0,
+        divides: seed % 4 > 1,
     };
-    let (mut lost, mut doubled, mut faults, mut restarts) = (0, 0, 0, 0);
+    let (mut lost, mut doubled, mut faults, mut restarts, mut divided) = (0, 0, 0, 0, 0);
     for seed in report.seed()..report.seed() + seeds {
         let outcome = simulate(plan(seed));
         let (l, d) = outcome.lost_and_doubled(&plan(seed));
         (lost, doubled) = (lost + l as u64, doubled + d as u64);
         (faults, restarts) = (faults + outcome.faults, restarts + outcome.restarts);
+        divided += outcome.divided;
     }
     report.count("simulation, 1 to 3 hosts: events lost", 0, lost);
     report.count("simulation: events applied twice", 0, doubled);
-    report.beside("simulated runs, faults injected, hosts killed", format!("{seeds}, {faults}, {restarts}"));
-    let control = |seed| Plan { hosts: 3, compares: false, ..plan(seed) };
+    let figures = format!("{seeds}, {faults}, {restarts}, {divided}");
+    report.beside("simulated runs, faults injected, hosts killed, divided anew", figures);
+    let control = |seed| Plan { hosts: 3, compares: false, divides: false, ..plan(seed) };
     let doubled: u64 = (0..10).map(|seed| simulate(control(seed)).lost_and_doubled(&control(seed)).1 as u64).sum();
     report.at_least("control, without the compare: events applied twice", 1, doubled);
     Ok(())
