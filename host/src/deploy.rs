@@ -193,7 +193,10 @@ impl Deployer {
             Some(active) => (active.spec.start.clone(), active.spec.past.clone()),
             None => begin(open, consumer).await?,
         };
-        let spec = Spec { past, ..consumer.spec(start) };
+        // Whichever state it has stays, unless somebody chose another, or it would be two shards'.
+        let kept = active.map(|active| active.spec.state).filter(|state| consumer.shards.fit(*state));
+        let state = consumer.state.or(kept).unwrap_or_else(|| consumer.state());
+        let spec = Spec { past, state, ..consumer.spec(start) };
         if let Some(active) = active {
             if active.digest == Digest::of(&component) && active.spec == spec {
                 return Ok(None);

@@ -158,7 +158,10 @@ impl Host {
                 continue;
             };
             match self.renew(&open, &consumer, active.get(&id)).await {
-                Ok(notice) => notices.extend(notice),
+                Ok(notice) => {
+                    notices.extend(notice);
+                    self.settle(&mut config, &id).await;
+                }
                 Err(error) => {
                     config.keep(&before, &id);
                     notices.push(Notice::Refused { running: self.running(&id).await, consumer: id, error });
@@ -181,6 +184,14 @@ impl Host {
             consumer.stop().await;
         }
         open.close().await;
+    }
+
+    /// Takes over into a config what a consumer's deployment has decided.
+    async fn settle(&self, config: &mut Config, id: &ConsumerId) {
+        let version = self.state.read().await.consumers.get(id).map(Running::version);
+        if let Some((consumer, version)) = config.consumers.get_mut(&id.name).zip(version) {
+            consumer.settle(&version.spec);
+        }
     }
 
     async fn snapshot(&self) -> (Config, Open) {

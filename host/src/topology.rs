@@ -5,6 +5,7 @@ use std::{cmp::Ordering, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    deployment::StateScope,
     error::{Error, Result},
     event::{Cursor, Event, Timestamp},
     store::{Fence, Position, Revision, Status},
@@ -137,6 +138,22 @@ impl Shards {
     /// The same, from the hash of its key.
     pub fn of_hash(&self, hash: u32) -> u32 {
         hash % self.count.max(1)
+    }
+
+    /// The state that its handlers see unless somebody chose.
+    pub fn state(&self) -> StateScope {
+        let all = [StateScope::Consumer, StateScope::Key, StateScope::Shard];
+        all.into_iter().find(|state| self.fit(*state)).unwrap_or_default()
+    }
+
+    /// Whether no two shards write to the same part of such a state.
+    pub fn fit(&self, state: StateScope) -> bool {
+        match state {
+            _ if self.count <= 1 => true,
+            StateScope::Consumer => false,
+            StateScope::Key => self.by == ShardBy::ForeignId,
+            StateScope::Shard => true,
+        }
     }
 
     /// The name that a shard has in reflex.

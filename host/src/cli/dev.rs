@@ -172,7 +172,7 @@ impl Summary {
 
 /// How many keys a consumer's state has; none where every foreign id has a state of its own.
 async fn keys(store: &dyn Store, consumer: &Consumer) -> Result<Option<u64>> {
-    let part = match consumer.state {
+    let part = match consumer.state() {
         StateScope::Consumer => "",
         StateScope::Shard => "0",
         StateScope::Key => return Ok(None),

@@ -21,7 +21,7 @@ use crate::{
     limits::Limits,
     policy::RetryPolicy,
     tenant::{ConsumerId, Name, StreamId, TenantId},
-    topology::{SHARDS_MAX, ShardBy, Shards},
+    topology::{SHARDS_MAX, Shards},
 };
 
 /// A WebAssembly memory of 32 bits ends here.
@@ -68,7 +68,7 @@ impl Resolver<'_, '_> {
         let start = self.start(path, authored.start.as_deref());
         let filter = self.filter(path, &authored.filter);
         let shards = self.shards(path, &authored.shards);
-        let state = self.state(path, authored.state, &shards);
+        self.check_state(path, authored.state, &shards);
         let batch = self.batch(path, &authored.batch);
         let retry = self.retry(path, &authored.retry);
         let limits = self.limits(path, &authored.limits);
@@ -91,7 +91,7 @@ impl Resolver<'_, '_> {
             start,
             filter,
             lag,
-            state,
+            state: authored.state,
             shards,
             batch,
             retry,
@@ -200,21 +200,15 @@ impl Resolver<'_, '_> {
     }
 
     /// Shards run side by side: no two of them may write the same part of a state.
-    fn state(&mut self, path: &str, authored: Option<StateScope>, shards: &Shards) -> StateScope {
-        let by_key = shards.by == ShardBy::ForeignId;
-        if shards.count <= 1 {
-            return authored.unwrap_or_default();
-        }
-        let fitting = if by_key { StateScope::Key } else { StateScope::Shard };
-        let (what, suggestion) = match authored {
-            Some(StateScope::Consumer) => ("one state for all shards", fitting.word()),
-            Some(StateScope::Key) if !by_key => ("a state for each foreign id, whose events many shards have", "shard"),
-            _ => return authored.unwrap_or(fitting),
+    fn check_state(&mut self, path: &str, authored: Option<StateScope>, shards: &Shards) {
+        let Some(state) = authored.filter(|state| !shards.fit(*state)) else { return };
+        let what = match state {
+            StateScope::Key => "a state for each foreign id, whose events many shards have",
+            StateScope::Consumer | StateScope::Shard => "one state for all shards",
         };
         let message = format!("`state` is {what}: they would overwrite what the others write");
-        let suggestion = Some(format!("write `state = \"{suggestion}\"`, or `shards = {{ count = 1 }}`"));
+        let suggestion = Some(format!("write `state = \"{}\"`, or `shards = {{ count = 1 }}`", shards.state().word()));
         self.places.at_value(Code::BadValue, &format!("{path}.state"), message, suggestion);
-        fitting
     }
 
     fn batch(&mut self, path: &str, authored: &authored::Batch) -> BatchPolicy {

@@ -144,8 +144,8 @@ pub struct Consumer {
     pub filter: Filter,
     /// How old an event must be before it is handled.
     pub lag: Duration,
-    /// Which state its handler sees.
-    pub state: StateScope,
+    /// Which state its handler sees; none where it may be whichever fits.
+    pub state: Option<StateScope>,
     /// How it is divided.
     pub shards: Shards,
     /// When a commit is due.
@@ -208,7 +208,7 @@ impl Consumer {
             start: Start::default(),
             filter: Filter::default(),
             lag: Duration::ZERO,
-            state: StateScope::default(),
+            state: None,
             shards: Shards::default(),
             batch: BatchPolicy::default(),
             retry: RetryPolicy::default(),
@@ -224,8 +224,13 @@ impl Consumer {
     pub fn settle(&mut self, spec: &Spec) {
         self.stream = spec.stream.clone();
         self.store = spec.store.clone();
-        self.state = spec.state;
+        self.state = Some(spec.state);
         self.shards = spec.shards.clone();
+    }
+
+    /// Which state its handler sees, where no deployment says that yet.
+    pub fn state(&self) -> StateScope {
+        self.state.unwrap_or_else(|| self.shards.state())
     }
 
     /// The part of a deployment that the file decides, once `start` is looked up.
@@ -236,7 +241,7 @@ impl Consumer {
             start,
             filter: self.filter.clone(),
             lag: self.lag,
-            state: self.state,
+            state: self.state(),
             shards: self.shards.clone(),
             past: Past::default(),
             batch: self.batch.clone(),

@@ -88,7 +88,7 @@ fn show_consumer(consumer: &resolved::Consumer) -> authored::Consumer {
             r#where: consumer.filter.r#where.clone(),
         },
         lag: Some(show_duration(consumer.lag)),
-        state: Some(consumer.state),
+        state: consumer.state,
         shards: authored::Shards {
             by: Some(consumer.shards.by.to_string()),
             count: Some(consumer.shards.count.into()),

@@ -131,7 +131,7 @@ pub(super) async fn state(
     let id = id(query.tenant, &name)?;
     let catalog = api.catalog().await;
     let config = catalog.config.consumer(&id)?;
-    let part = match (config.state, query.of) {
+    let part = match (config.state(), query.of) {
         (StateScope::Consumer, _) => String::new(),
         (StateScope::Key, Some(foreign_id)) => foreign_id,
         (StateScope::Key, None) => {
