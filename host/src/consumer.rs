@@ -21,6 +21,7 @@ use crate::{
     changes::Changes,
     dead_letter::DeadLetter,
     deployment::Spec,
+    emitted::Emitted,
     error::{Error, Result},
     event::{Event, EventId, Timestamp},
     handler::{Failure, Handled, Handler},
@@ -438,6 +439,7 @@ impl<'a> Run<'a> {
             granted: Arc::new(grants_emit.iter().cloned().collect()),
             limits: Arc::new(limits.clone()),
             clock: self.shard.clock,
+            emitted: Emitted::new(&self.version.spec.past, self.shard.tailer.source()),
         }
     }
 }

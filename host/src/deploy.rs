@@ -220,6 +220,7 @@ impl Deployer {
             granted: Arc::new(HashSet::new()),
             limits: Arc::new(Limits::clone(&spec.limits)),
             clock: self.clock,
+            emitted: None,
         })
     }
 }

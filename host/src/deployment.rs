@@ -132,16 +132,16 @@ fn is_empty(past: &Past) -> bool {
     *past == Past::default()
 }
 
-mod cursor_as_hex {
+pub(crate) mod cursor_as_hex {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
     use crate::event::Cursor;
 
-    pub(super) fn serialize<S: Serializer>(cursor: &Cursor, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(cursor: &Cursor, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&hex::encode(&cursor.0))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cursor, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cursor, D::Error> {
         let digits = String::deserialize(deserializer)?;
         hex::decode(digits).map(|bytes| Cursor(bytes.into())).map_err(D::Error::custom)
     }

@@ -2,6 +2,7 @@
 //! live host is a method here.
 
 mod moves;
+pub mod reset;
 mod running;
 
 use std::{

@@ -10,7 +10,7 @@
 //! | [`handler`], [`view`], [`limits`] | whatever handles events, its view of the state, what it may use; `cache` is what a view remembers, `scan` merges it with a store |
 //! | [`dead_letter`] | what a consumer goes on without |
 //! | [`filter`] | which events a consumer is called with |
-//! | [`topology`] | how a consumer is divided into shards |
+//! | [`topology`], [`emitted`] | how a consumer is divided into shards, and what it knows of the past |
 //! | [`policy`], [`batch`], [`clock`] | the loop's decisions, as pure functions, and its time |
 //! | [`tailer`] | reads a stream once for all its consumers |
 //! | [`committer`] | merges the commits of many shards into one transaction |
@@ -41,6 +41,7 @@ pub mod consumer;
 pub mod dead_letter;
 pub mod deploy;
 pub mod deployment;
+pub mod emitted;
 pub mod error;
 pub mod event;
 pub mod event_file;

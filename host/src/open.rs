@@ -66,6 +66,8 @@ pub(crate) struct Open {
 
 /// A store that is this host's.
 pub(crate) struct OpenStore {
+    /// Its name in the config.
+    pub(crate) name: Name,
     config: StoreConfig,
     /// Its database.
     pub(crate) database: Database,
@@ -88,7 +90,7 @@ impl Open {
         let mut open = self.clone();
         for (name, store) in &config.stores {
             if !open.stores.contains_key(name) {
-                open.stores.insert(name.clone(), Arc::new(OpenStore::open(store).await?));
+                open.stores.insert(name.clone(), Arc::new(OpenStore::open(name, store).await?));
             }
         }
         for stream in config.streams.values() {
@@ -124,6 +126,11 @@ impl Open {
     pub(crate) fn store(&self, name: &Name) -> Result<&OpenStore> {
         let found = self.stores.get(name).map(|store| &**store);
         found.ok_or_else(|| Error::not_found(format!("there is no store `{name}`")))
+    }
+
+    /// All stores.
+    pub(crate) fn stores(&self) -> impl Iterator<Item = &OpenStore> {
+        self.stores.values().map(|store| &**store)
     }
 
     /// A stream's reader.
@@ -196,7 +203,7 @@ pub(crate) async fn create_stream(config: &Config, stream: &StreamId) -> Result<
     let stream = config.stream(stream)?;
     let store = config.stores.get(&stream.store);
     let store = store.ok_or_else(|| Error::not_found(format!("there is no store `{}`", stream.store)))?;
-    let open = OpenStore::open(store).await?;
+    let open = OpenStore::open(&stream.store, store).await?;
     match &stream.table {
         Some(table) => open.database.create_table(table).await?,
         None => open.database.create_stream(&stream.id, order(stream)).await?,
@@ -218,7 +225,7 @@ pub(crate) fn needs_restart(what: &str) -> Error {
 }
 
 impl OpenStore {
-    async fn open(config: &StoreConfig) -> Result<Self> {
+    async fn open(name: &Name, config: &StoreConfig) -> Result<Self> {
         let lock = match &config.url {
             StoreUrl::Sqlite(path) => Some(HostLock::acquire(path, None)?),
             // Hosts may share a server: each shard's fence says whose it is.
@@ -226,7 +233,7 @@ impl OpenStore {
         };
         let database = database(config, false).await?;
         let committer = Committer::start(database.store());
-        Ok(Self { config: config.clone(), database, committer, lock })
+        Ok(Self { name: name.clone(), config: config.clone(), database, committer, lock })
     }
 }
 

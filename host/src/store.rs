@@ -213,8 +213,7 @@ pub struct Rewrite {
     /// All of its rows as they were loaded: where one has moved, or there is another one, the commit is `Fenced`.
     pub from: Vec<Position>,
     /// The rows as they are to be, all of those that are there among them. All get one new fence, and the epoch of the commit's
-    /// deployment where it has one. A new row's incarnation is that fence; one that is there keeps its own. Where there are none
-    /// at all the consumer is gone, with everything that it has.
+    /// deployment where it has one; an incarnation of 0 becomes that fence, too. Where there are none at all the consumer is gone, with everything that it has.
     pub to: Vec<Position>,
     /// Whether its state is emptied.
     pub clears_state: bool,

@@ -5,9 +5,9 @@ use std::{cmp::Ordering, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    deployment::StateScope,
+    deployment::{Spec, StateScope, cursor_as_hex},
     error::{Error, Result},
-    event::{Cursor, Event, Timestamp},
+    event::{Cursor, Event, EventHash, EventId, Timestamp},
     store::{Fence, Position, Revision, Status},
     tenant::{ConsumerId, ShardId},
 };
@@ -166,11 +166,27 @@ impl Shards {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Past {
-    /// How often the consumer was divided anew. Its positions have the same number: those of another are other shards'.
+    /// How often the consumer was divided anew or reset. Its positions have the same number: those of another are other shards'.
     pub number: u64,
     /// How far shards were that are no more: nothing of it is handled again.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub handled: Vec<Marks>,
+    /// How far it was before it was reset, if it is not to emit anything of that again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub emitted: Vec<Marks>,
+    /// What it had set aside then, and so had never emitted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub set_aside: Vec<SetAside>,
+}
+
+/// An event that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAside {
+    /// Which.
+    pub event: EventId,
+    /// The place after it.
+    #[serde(with = "cursor_as_hex")]
+    pub cursor: Cursor,
 }
 
 /// How far each shard of a topology was.
@@ -210,7 +226,7 @@ impl Past {
         let begin = marks.cursors.iter().min_by(|a, b| compare(a, b)).cloned().unwrap_or(Cursor::START);
         let mut handled = vec![marks];
         handled.retain(|marks| marks.is_beyond(&begin, compare));
-        (begin, Self { number: 0, handled })
+        (begin, Self { handled, ..Self::default() })
     }
 
     /// Whether an event was handled before there were the shards of now.
@@ -233,14 +249,7 @@ pub fn divide_anew(
     compare: Compare<'_>,
 ) -> (Vec<Position>, Past) {
     let shard = |index| ShardId { consumer: consumer.clone(), index };
-    let row = |index| rows.iter().find(|row| row.shard.index == index);
-    let old: Vec<Position> = (0..before.count)
-        .map(|index| match row(index) {
-            Some(row) if row.revision > Revision(0) => row.clone(),
-            Some(row) => Position { cursor: start.clone(), ..row.clone() },
-            None => Position { cursor: start.clone(), ..Position::start(shard(index), Fence(0)) },
-        })
-        .collect();
+    let old: Vec<Position> = (0..before.count).map(|index| row_or_start(rows, shard(index), start)).collect();
     let Some(last) = old.iter().min_by(|a, b| compare(&a.cursor, &b.cursor)).cloned() else {
         return (Vec::new(), past.clone());
     };
@@ -253,7 +262,7 @@ pub fn divide_anew(
     let position = |index| Position {
         shard: shard(index),
         revision: Revision(newest + 1),
-        incarnation: row(index).map_or(0, |row| row.incarnation),
+        incarnation: incarnation(rows),
         generation: old.iter().map(|row| row.generation).max().unwrap_or_default(),
         status: paused.map_or(Status::Running, |row| row.status),
         reason: paused.and_then(|row| row.reason.clone()),
@@ -264,9 +273,95 @@ pub fn divide_anew(
         updated_at: now,
         ..last.clone()
     };
-    // Rows of shards that are no more stay: a host that has not heard of it finds there that it is behind.
-    let all = rows.iter().map(|row| row.shard.index + 1).max().unwrap_or_default().max(to.count);
-    ((0..all).map(position).collect(), Past { number: past.number + 1, handled })
+    ((0..all(rows, to)).map(position).collect(), Past { number: past.number + 1, handled, ..past.clone() })
+}
+
+/// Where a reset sends a consumer.
+pub struct Target {
+    /// The place.
+    pub cursor: Cursor,
+    /// The hash of the event before it.
+    pub last_event: Option<EventHash>,
+    /// Whether it emits again what it has emitted beyond that.
+    pub emits_again: bool,
+    /// All that it has set aside.
+    pub set_aside: Vec<SetAside>,
+}
+
+/// The positions of a consumer that goes on from another place, and what they then know of the past: nothing that was handled,
+/// but what was emitted where that is not wanted again. A pause stays; what was blocked is tried anew.
+pub fn move_all(
+    (consumer, spec): (&ConsumerId, &Spec),
+    target: Target,
+    rows: &[Position],
+    now: Timestamp,
+    compare: Compare<'_>,
+) -> (Vec<Position>, Past) {
+    let Target { cursor, last_event, emits_again, set_aside } = target;
+    let past = &spec.past;
+    let mut then = Past { number: past.number + 1, ..Past::default() };
+    if !emits_again {
+        let cursors = cursors(spec, rows);
+        let last = cursors.iter().min_by(|a, b| compare(a, b)).cloned().unwrap_or(Cursor::START);
+        then.emitted = [past.emitted.as_slice(), &past.handled].concat();
+        then.emitted.push(Marks { shards: spec.shards.clone(), cursors });
+        then.emitted.retain(|marks| marks.is_beyond(&cursor, compare));
+        then.set_aside = set_aside;
+        // What was set aside before an earlier reset, and has not been handled since.
+        let known = |letter: &SetAside| then.set_aside.iter().any(|other| other.event == letter.event);
+        let before = past.set_aside.iter().filter(|letter| compare(&letter.cursor, &last).is_gt() && !known(letter));
+        let before: Vec<SetAside> = before.cloned().collect();
+        then.set_aside.extend(before);
+    }
+    let newest = rows.iter().map(|row| row.revision.0).max().unwrap_or_default();
+    let generation = rows.iter().map(|row| row.generation).max().unwrap_or_default() + u32::from(emits_again);
+    let position = |index| {
+        let row = row_or_start(rows, ShardId { consumer: consumer.clone(), index }, &spec.start);
+        let is_paused = row.status == Status::Paused;
+        Position {
+            cursor: cursor.clone(),
+            revision: Revision(newest + 1),
+            incarnation: incarnation(rows),
+            generation,
+            status: if is_paused { Status::Paused } else { Status::Running },
+            reason: row.reason.filter(|_| is_paused),
+            attempts: 0,
+            last_event,
+            topology: then.number,
+            updated_at: now,
+            ..row
+        }
+    };
+    ((0..all(rows, &spec.shards)).map(position).collect(), then)
+}
+
+/// Where a consumer's shards are, in their order.
+pub fn cursors(spec: &Spec, rows: &[Position]) -> Vec<Cursor> {
+    let cursor = |index| {
+        let row = rows.iter().find(|row| row.shard.index == index && row.revision > Revision(0));
+        row.map_or(&spec.start, |row| &row.cursor).clone()
+    };
+    (0..spec.shards.count).map(cursor).collect()
+}
+
+/// A shard's row; at the start where it has none, or one that never moved.
+fn row_or_start(rows: &[Position], shard: ShardId, start: &Cursor) -> Position {
+    match rows.iter().find(|row| row.shard == shard) {
+        Some(row) if row.revision > Revision(0) => row.clone(),
+        Some(row) => Position { cursor: start.clone(), ..row.clone() },
+        None => Position { cursor: start.clone(), ..Position::start(shard, Fence(0)) },
+    }
+}
+
+/// How many rows there are then. Those of shards that are no more stay: a host that has not heard of it finds there that it is
+/// behind.
+fn all(rows: &[Position], shards: &Shards) -> u32 {
+    rows.iter().map(|row| row.shard.index + 1).max().unwrap_or_default().max(shards.count)
+}
+
+/// The one that all shards have from now on: whichever of them handles an event, what it emits has the same key.
+fn incarnation(rows: &[Position]) -> u64 {
+    rows.iter().map(|row| row.incarnation).min().unwrap_or_default()
 }
 
 mod cursors_as_hex {
@@ -287,7 +382,6 @@ mod cursors_as_hex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::EventId;
 
     fn event(id: &str, kind: i32, foreign_id: &str, metadata: &'static str) -> Event {
         Event {

@@ -13,6 +13,7 @@ use crate::{
     changes::{Changes, Emit, Write},
     clock::Clock,
     deployment::StateScope,
+    emitted::Emitted,
     error::{Error, Kind, Result},
     event::{Event, EventId, EventKey, NewEvent, StreamName, Timestamp},
     limits::{EVENT_BYTES_MAX, Limits, SCAN_ENTRIES_MAX, STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX},
@@ -43,6 +44,8 @@ pub struct ViewSpec {
     pub limits: Arc<Limits>,
     /// Stamps emitted events.
     pub clock: Clock,
+    /// What is not emitted again.
+    pub emitted: Option<Arc<Emitted>>,
 }
 
 /// See the module.
@@ -74,12 +77,8 @@ struct Cause {
     event: EventId,
     at: Timestamp,
     emitted: u32,
-}
-
-impl From<&Event> for Cause {
-    fn from(event: &Event) -> Self {
-        Self { event: event.id.clone(), at: event.timestamp, emitted: 0 }
-    }
+    /// Whether it was all emitted before.
+    is_over: bool,
 }
 
 /// What the event that is being handled has asked for so far.
@@ -142,7 +141,13 @@ impl View {
             self.part = ByteString::from(&*first.foreign_id);
         }
         self.causes.clear();
-        self.causes.extend(events.iter().map(Cause::from));
+        let emitted = self.spec.emitted.as_deref();
+        self.causes.extend(events.iter().map(|event| Cause {
+            event: event.id.clone(),
+            at: event.timestamp,
+            emitted: 0,
+            is_over: emitted.is_some_and(|emitted| emitted.has(event)),
+        }));
     }
 
     /// Keeps what was asked for since the last `keep`: it stands.
@@ -287,7 +292,9 @@ impl View {
         event.timestamp = self.spec.clock.now();
         let key = self.emit_key(cause);
         let stream = StreamId { tenant: self.spec.stream.tenant.clone(), name: stream };
-        self.call.emits.push(Emit { key, stream, event });
+        if !cause.is_over {
+            self.call.emits.push(Emit { key, stream, event });
+        }
         if let Some(cause) = self.causes.get_mut(index as usize) {
             cause.emitted += 1;
         }

@@ -120,6 +120,7 @@ impl Setup {
             granted: Arc::new(granted),
             limits: Arc::new(self.limits.clone()),
             clock: Clock::System,
+            emitted: None,
         }))
     }
 

@@ -24,6 +24,7 @@ async fn a_key_that_is_written_again_counts_once() {
         granted: Arc::new(HashSet::new()),
         limits: Arc::new(Limits { state_keys: 3, ..Limits::default() }),
         clock: Clock::System,
+        emitted: None,
     });
     let mut write = |key: &str| view.write(key, Some(b"x"));
     for key in ["a", "b", "c"] {

@@ -189,8 +189,14 @@ fn a_state_that_other_shards_cannot_take_over_stays_where_it_is() {
     assert!(host.line("refused subject").contains("has a state by shard"));
     let ids =
         |shard: &str| project.json(&["state", "get", "subject", "ids", "--of", shard, "--as", "text"])["value"].clone();
-    let both = [ids("0"), ids("1")].map(|ids| ids.as_str().unwrap().split_whitespace().count());
+    let both = [ids("0"), ids("1")].map(|ids| ids.as_str().unwrap_or_default().split_whitespace().count());
     assert_eq!(both.iter().sum::<usize>(), 24, "{both:?}");
+    let cleared = ["consumer", "reset", "subject", "--to", "latest", "--state", "clear", "--emits", "suppress"];
+    assert!(project.run(&cleared).status.success());
+    project.write("tendon.toml", by_type(4));
+    host.line("divided subject anew: 2 → 4 shards");
+    import(&project, "b.jsonl", appends(24));
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "48" && consumer["lag_events"] == 0);
     let whose = project.run(&["state", "get", "subject", "ids"]);
     assert_eq!(whose.status.code(), Some(2), "{whose:?}");
 }

@@ -31,6 +31,7 @@ fn spec(store: &Arc<dyn Store>) -> ViewSpec {
         granted: Arc::new(HashSet::new()),
         limits: Arc::new(Limits::default()),
         clock: Clock::System,
+        emitted: None,
     }
 }
 

@@ -61,10 +61,9 @@ pub(super) fn rewritten(
     if !from.iter().map(|row| key(row)).eq(found.iter().map(key)) {
         return Err(moved_meanwhile(&rewrite.consumer));
     }
-    let incarnation = |index| found.iter().find(|row| row.shard.index == index).map(|row| row.incarnation);
     let row = |to: &Position| Position {
         fence,
-        incarnation: incarnation(to.shard.index).unwrap_or(fence.0),
+        incarnation: if to.incarnation == 0 { fence.0 } else { to.incarnation },
         epoch: epoch.unwrap_or(to.epoch),
         ..to.clone()
     };

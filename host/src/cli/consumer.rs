@@ -1,4 +1,4 @@
-//! `tendon consumer list|show|pause|resume|skip`.
+//! `tendon consumer list|show|pause|resume|skip|reset|remove`.
 
 use std::time::Duration;
 
@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{
     config::{show_duration, show_size},
-    error::Result,
+    error::{Error, Result},
     filter::Filter,
+    host::reset::Done,
     server::views::{ConsumerDetail, ConsumerView, ShardView, known},
 };
 
@@ -56,6 +57,35 @@ pub enum Verb {
         /// The event's id, as `tendon consumer show` names it
         event: String,
     },
+    /// Send one to another place of its stream, back or ahead; it stops meanwhile
+    Reset(Reset),
+    /// Remove one that is in no config any more, with its position, state, dead letters and deployments
+    Remove {
+        /// The consumer
+        name: String,
+        /// That this is meant: nothing of it comes back
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Where one goes, and what becomes of what it did beyond that.
+#[derive(Debug, clap::Args)]
+pub struct Reset {
+    /// The consumer
+    name: String,
+    /// Where to: earliest, latest, @2026-11-24T08:30:00Z, @-10m, +100, -100 or id:EVENT
+    #[arg(long, value_name = "PLACE", allow_hyphen_values = true)]
+    to: String,
+    /// What becomes of its state
+    #[arg(long, value_parser = ["keep", "clear"])]
+    state: String,
+    /// What becomes of events that it has emitted for those that it now handles again
+    #[arg(long, value_parser = ["suppress", "again"])]
+    emits: String,
+    /// Only say what that would do
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Asks the host, and shows what it says.
@@ -83,8 +113,32 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
             let body = json!({ "event": event }).to_string().into_bytes();
             show(ctx, &client.post(&format!("{}/skip", path(&name)), tenant(), body).await?)?;
         }
+        Verb::Reset(Reset { name, to, state, emits, dry_run }) => {
+            let body = json!({ "to": to, "state": state, "emits": emits, "dry_run": dry_run });
+            let body = body.to_string().into_bytes();
+            let done: Done = client.post(&format!("{}/reset", path(&name)), tenant(), body).await?;
+            ctx.out.object(&done, reset_lines)?;
+        }
+        Verb::Remove { name, yes } => {
+            if !yes {
+                return Err(Error::invalid(format!("removing {name} cannot be undone"))
+                    .help(format!("if that is meant: `tendon consumer remove {name} --yes`")));
+            }
+            let removed: serde_json::Value =
+                client.post(&format!("{}/remove", path(&name)), tenant(), Vec::new()).await?;
+            ctx.out.object(&removed, |_| vec![("removed", name.clone())])?;
+        }
     }
     Ok(Exit::Ok)
+}
+
+fn reset_lines(done: &Done) -> Vec<(&'static str, String)> {
+    vec![
+        (if done.dry_run { "would go to" } else { "is now at" }, done.cursor.clone()),
+        ("handles again", format!("{} events", done.again)),
+        ("never handles", format!("{} events", done.skipped)),
+        ("dead letters", format!("{} are no longer set aside", done.dead_letters)),
+    ]
 }
 
 fn row(consumer: &ConsumerView) -> Vec<String> {

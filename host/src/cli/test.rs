@@ -229,6 +229,7 @@ impl Tester {
             granted: Arc::new(grants_emit.iter().cloned().collect()),
             limits: Arc::new(limits.clone()),
             clock: Clock::System,
+            emitted: None,
         })
     }
 }

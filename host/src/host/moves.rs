@@ -230,7 +230,7 @@ fn shard(consumer: &ConsumerId, index: u32) -> ShardId {
     ShardId { consumer: consumer.clone(), index }
 }
 
-fn not_here(consumer: &ConsumerId) -> Error {
+pub(super) fn not_here(consumer: &ConsumerId) -> Error {
     Error::not_found(format!("{consumer} does not run here"))
 }
 

@@ -10,6 +10,7 @@ use crate::{
     deployment::StateScope,
     error::{Error, Result},
     event::EventId,
+    host::reset::{Done, Reset},
     store::Scope,
     tenant::{ConsumerId, TenantId},
 };
@@ -121,6 +122,65 @@ pub(super) async fn skip(
     let id = id(query.tenant, &name)?;
     api.host()?.skip(&id, &event).await?;
     Ok(Json(fleet::consumer(&api, &id).await?))
+}
+
+/// A reset, as it is asked for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    /// Where to, as the key `start` of a config has it.
+    to: String,
+    /// What becomes of its state.
+    state: StateFate,
+    /// What becomes of what it emits for events that it has handled before.
+    emits: EmitsFate,
+    /// Only to be counted.
+    dry_run: bool,
+}
+
+/// What a reset does with a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum StateFate {
+    /// It stays as it is.
+    Keep,
+    /// It is emptied.
+    Clear,
+}
+
+/// What a reset does with what is emitted for events that were handled before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum EmitsFate {
+    /// It is not emitted again.
+    Suppress,
+    /// It is emitted once more.
+    Again,
+}
+
+pub(super) async fn reset(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Tenant>,
+    Json(wanted): Json<Wanted>,
+) -> Result<Json<Done>, Failure> {
+    let reset = Reset {
+        to: wanted.to.parse()?,
+        clears_state: wanted.state == StateFate::Clear,
+        emits_again: wanted.emits == EmitsFate::Again,
+        dry_run: wanted.dry_run,
+    };
+    Ok(Json(api.host()?.reset(&id(query.tenant, &name)?, reset).await?))
+}
+
+pub(super) async fn remove(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Tenant>,
+) -> Result<Json<serde_json::Value>, Failure> {
+    let id = id(query.tenant, &name)?;
+    api.host()?.remove(&id).await?;
+    Ok(Json(serde_json::json!({ "removed": id.name })))
 }
 
 pub(super) async fn state(

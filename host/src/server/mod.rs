@@ -72,6 +72,8 @@ pub fn routes(api: Api) -> Router {
         .route("/v1/consumers/{consumer}/pause", post(consumers::pause))
         .route("/v1/consumers/{consumer}/resume", post(consumers::resume))
         .route("/v1/consumers/{consumer}/skip", post(consumers::skip))
+        .route("/v1/consumers/{consumer}/reset", post(consumers::reset))
+        .route("/v1/consumers/{consumer}/remove", post(consumers::remove))
         .route("/v1/consumers/{consumer}/cursor", get(consumers::cursor))
         .route("/v1/consumers/{consumer}/state", get(consumers::state))
         .route("/v1/consumers/{consumer}/dead-letters", get(dead_letters::list))

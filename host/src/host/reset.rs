@@ -1,0 +1,216 @@
+//! Sends a consumer to another place of its stream, and removes one.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Host, Running, moves::not_here};
+use crate::{
+    config::start::Start,
+    dead_letter::Letters,
+    deployment::{Deployment, Spec},
+    error::{Error, Kind, Result},
+    event::Cursor,
+    open::{Open, OpenStore},
+    shard::Version,
+    source::Source,
+    start,
+    store::{Commit, Epoch, Position, Rewrite},
+    tenant::ConsumerId,
+    topology::{self, SetAside, Target},
+};
+
+/// Lag is counted no further for a reset.
+const EVENTS_MAX: u64 = 10_000_000;
+/// Dead letters that a consumer may have for a reset that must remember them.
+const LETTERS_MAX: usize = 10_000;
+/// How often it is tried while another host commits.
+const ATTEMPTS: u32 = 20;
+
+/// Where a consumer is to go, and what becomes of what it did beyond that.
+#[derive(Clone, Debug)]
+pub struct Reset {
+    /// Where to.
+    pub to: Start,
+    /// Whether its state is emptied.
+    pub clears_state: bool,
+    /// Whether it emits again what it has emitted for the events that it now handles again.
+    pub emits_again: bool,
+    /// Whether it is only looked at what that would do.
+    pub dry_run: bool,
+}
+
+/// What a reset did, or would do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Done {
+    /// The place.
+    pub cursor: String,
+    /// Events of the stream that are handled again, those included that a filter leaves out.
+    pub again: u64,
+    /// Events that are passed over and never handled.
+    pub skipped: u64,
+    /// Dead letters beyond the place, which are no longer set aside: their events are handled anyway.
+    pub dead_letters: u64,
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+}
+
+impl Host {
+    /// Sends a consumer to another place. It stops meanwhile.
+    pub async fn reset(&self, consumer: &ConsumerId, reset: Reset) -> Result<Done> {
+        let _control = self.control.lock().await;
+        let (config, open) = self.snapshot().await;
+        config.consumer(consumer)?;
+        let version = self.state.read().await.consumers.get(consumer).map(Running::version);
+        let version = version.ok_or_else(|| not_here(consumer))?;
+        let source = open.tailer(&version.spec.stream)?.source().clone();
+        let cursor = place(&reset.to, &*source).await?;
+        if reset.dry_run {
+            let store = open.store(&version.spec.store)?;
+            let rows = rows(store, consumer).await?;
+            let letters = letters(store, consumer).await?;
+            return done(&reset, &version.spec, &rows, &letters, cursor, &*source).await;
+        }
+        let running = self.state.write().await.consumers.remove(consumer);
+        if let Some(running) = running {
+            running.stop().await;
+        }
+        let moved = self.move_to(&open, consumer, &version, &reset, cursor).await;
+        let (version, answer) = match moved {
+            Ok((version, done)) => (version, Ok(done)),
+            Err(error) => {
+                // It may have taken place all the same: what is active now is what runs.
+                let now = open.active_in(&version.spec.store, consumer).await?.ok_or_else(|| not_here(consumer))?;
+                (self.deployer.restore(&open, now).await?, Err(error))
+            }
+        };
+        self.replace(&open, consumer, version).await?;
+        answer
+    }
+
+    async fn move_to(
+        &self,
+        open: &Open,
+        consumer: &ConsumerId,
+        version: &Version,
+        reset: &Reset,
+        cursor: Cursor,
+    ) -> Result<(Version, Done)> {
+        let store = open.store(&version.spec.store)?;
+        let source = open.tailer(&version.spec.stream)?.source();
+        let compare = |a: &Cursor, b: &Cursor| source.compare(a, b);
+        let last_event = source.event_at(&cursor).await?.map(|event| event.hash());
+        let digest = version.factory.digest();
+        let component = store.database.store().component(&digest).await?;
+        for _ in 0..ATTEMPTS {
+            let from = rows(store, consumer).await?;
+            let letters = letters(store, consumer).await?;
+            let done = done(reset, &version.spec, &from, &letters, cursor.clone(), &**source).await?;
+            let purged = letters.iter().filter(|letter| compare(&letter.cursor, &cursor).is_gt());
+            let purged = purged.map(|letter| (consumer.clone(), letter.event.clone())).collect();
+            let target =
+                Target { cursor: cursor.clone(), last_event, emits_again: reset.emits_again, set_aside: letters };
+            let (to, past) = topology::move_all((consumer, &version.spec), target, &from, self.clock.now(), &compare);
+            let spec = Spec { past, ..Spec::clone(&version.spec) };
+            let at = self.clock.now();
+            let deployment = Deployment { consumer: consumer.clone(), epoch: Epoch(0), digest, spec: spec.clone(), at };
+            let commit = Commit {
+                rewrite: Some(Rewrite { consumer: consumer.clone(), from, to, clears_state: reset.clears_state }),
+                deployment: Some((deployment, component.clone())),
+                purged,
+                ..Commit::default()
+            };
+            match store.committer.commit(commit).await {
+                Ok(committed) => {
+                    let epoch = committed.epoch.ok_or_else(|| Error::corrupt("the store gave no epoch"))?;
+                    return Ok((Version { epoch, spec: spec.into(), factory: version.factory.clone() }, done));
+                }
+                Err(error) if error.kind() == Kind::Fenced => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::fenced(format!("another host runs {consumer}")).help("stop the other host, then reset it again"))
+    }
+
+    /// Removes a consumer that is in no config any more, with everything that it has.
+    pub async fn remove(&self, consumer: &ConsumerId) -> Result<()> {
+        let _control = self.control.lock().await;
+        let (config, open) = self.snapshot().await;
+        if config.consumer(consumer).is_ok() {
+            return Err(Error::invalid(format!("{consumer} is in the config, which would make it anew"))
+                .help(format!("take [consumer.{}] out of the file first, which stops it", consumer.name)));
+        }
+        let mut found = false;
+        for store in open.stores() {
+            for attempt in 1.. {
+                let from = rows(store, consumer).await?;
+                if from.is_empty() && open.active_in(&store.name, consumer).await?.is_none() {
+                    break;
+                }
+                found = true;
+                let rewrite = Rewrite { consumer: consumer.clone(), from, to: Vec::new(), clears_state: true };
+                let commit = Commit { rewrite: Some(rewrite), ..Commit::default() };
+                match store.committer.commit(commit).await {
+                    Err(error) if error.kind() == Kind::Fenced && attempt < ATTEMPTS => {}
+                    answer => drop(answer?),
+                }
+            }
+        }
+        if found { Ok(()) } else { Err(Error::not_found(format!("no store has anything of {consumer}"))) }
+    }
+}
+
+/// The cursor of a place that is there.
+async fn place(to: &Start, source: &dyn Source) -> Result<Cursor> {
+    if let Start::AfterEarliest(wanted) | Start::BeforeHead(wanted) = to {
+        let events = source.lag(&Cursor::START, *wanted).await?.events;
+        if events < *wanted {
+            return Err(Error::invalid(format!("the stream has {events} events: {to} is beyond its ends"))
+                .help("`--to earliest` and `--to latest` are the ends"));
+        }
+    }
+    start::resolve(to, source).await.map_err(|error| match error.kind() {
+        Kind::NotFound => Error::invalid(error.to_string()).help(error.way_out().unwrap_or_default()),
+        _ => error,
+    })
+}
+
+async fn rows(store: &OpenStore, consumer: &ConsumerId) -> Result<Vec<Position>> {
+    let mut rows = store.database.store().positions().await?;
+    rows.retain(|row| row.shard.consumer == *consumer);
+    Ok(rows)
+}
+
+/// Everything that a consumer has set aside, by where it is in the stream.
+async fn letters(store: &OpenStore, consumer: &ConsumerId) -> Result<Vec<SetAside>> {
+    let (mut which, mut all) = (Letters { limit: 1_000, ..Letters::default() }, Vec::new());
+    loop {
+        let page = store.database.store().dead_letters(consumer, &which).await?;
+        let Some(last) = page.last() else { return Ok(all) };
+        which.after = Some((last.at(), last.event.id.clone()));
+        all.extend(page.into_iter().map(|letter| SetAside { event: letter.event.id, cursor: letter.event.cursor }));
+        if all.len() > LETTERS_MAX {
+            let name = &consumer.name;
+            return Err(Error::invalid(format!("{consumer} has more than {LETTERS_MAX} dead letters"))
+                .help(format!("redrive or purge them first: `tendon dlq purge {name} --all`")));
+        }
+    }
+}
+
+/// What a reset does, counted.
+async fn done(
+    reset: &Reset,
+    spec: &Spec,
+    rows: &[Position],
+    letters: &[SetAside],
+    cursor: Cursor,
+    source: &dyn Source,
+) -> Result<Done> {
+    let compare = |a: &Cursor, b: &Cursor| source.compare(a, b);
+    let cursors = topology::cursors(spec, rows);
+    let first = cursors.iter().max_by(|a, b| compare(a, b)).unwrap_or(&spec.start);
+    let last = cursors.iter().min_by(|a, b| compare(a, b)).unwrap_or(&spec.start);
+    let behind = source.lag(&cursor, EVENTS_MAX).await?.events;
+    let again = behind.saturating_sub(source.lag(first, EVENTS_MAX).await?.events);
+    let skipped = source.lag(last, EVENTS_MAX).await?.events.saturating_sub(behind);
+    let dead_letters = letters.iter().filter(|letter| compare(&letter.cursor, &cursor).is_gt()).count() as u64;
+    Ok(Done { cursor: cursor.to_string(), again, skipped, dead_letters, dry_run: reset.dry_run })
+}

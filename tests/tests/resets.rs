@@ -1,0 +1,191 @@
+//! A consumer that is sent to another place, and one that is removed, with the real binary.
+
+use serde_json::{Value, json};
+use tendon_tests::project::{Project, wait};
+
+/// Two consumers that append the ids of what they handle to their states, or do what an event says, and may emit.
+fn config(consumer: &str) -> String {
+    format!(
+        r#"
+        [host]
+        listen = "127.0.0.1:0"
+        [store.main]
+        url = "sqlite://test.db"
+        [stream.events]
+        [stream.out]
+        [consumer.subject]
+        component = "guest.wasm"
+        stream = "events"
+        config = {{ behaviour = "by-event" }}
+        retry = {{ attempts = 1, on-exhausted = "dead-letter" }}
+        grants = {{ emit = ["out"] }}
+        {consumer}
+        "#
+    )
+}
+
+fn import(project: &Project, file: &str, behaviours: &[&str]) {
+    let line = |(n, text): (usize, &&str)| {
+        json!({"type": 1, "foreign_id": format!("key-{}", n % 5), "metadata_text": format!("{text} {file}")})
+            .to_string()
+            + "\n"
+    };
+    project.write(file, behaviours.iter().enumerate().map(line).collect::<String>());
+    assert!(project.run(&["event", "import", "events", file]).status.success());
+}
+
+fn at_head(project: &Project, cursor: &str) -> Value {
+    project.consumer("subject", "at the head", |consumer| consumer["lag_events"] == 0 && consumer["cursor"] == cursor)
+}
+
+fn reset(project: &Project, arguments: &[&str]) -> Value {
+    project.json(&[&["consumer", "reset", "subject"], arguments].concat())
+}
+
+fn ids(project: &Project) -> String {
+    let output = project.run(&["state", "get", "subject", "ids", "--as", "text", "-o", "json"]);
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    value["value"].as_str().unwrap_or_default().to_owned()
+}
+
+fn emitted(project: &Project) -> usize {
+    project.json(&["event", "list", "out", "--limit", "1000"]).as_array().unwrap().len()
+}
+
+#[test]
+fn a_reset_handles_events_again_with_the_state_and_the_emits_that_are_asked_for() {
+    let project = Project::new(&config(""));
+    let _host = project.host();
+    import(&project, "a.jsonl", &["append", "echo", "append", "echo", "append", "append"]);
+    at_head(&project, "6");
+    assert_eq!((ids(&project).as_str(), emitted(&project)), ("1 3 5 6 ", 2));
+
+    let counted = reset(&project, &["--to", "id:2", "--state", "keep", "--emits", "suppress", "--dry-run"]);
+    assert_eq!(counted, json!({"cursor": "2", "again": 4, "skipped": 0, "dead_letters": 0, "dry_run": true}));
+    assert_eq!(ids(&project), "1 3 5 6 ", "it was only counted");
+
+    reset(&project, &["--to", "id:2", "--state", "keep", "--emits", "suppress"]);
+    at_head(&project, "6");
+    wait("all again", || (ids(&project) == "1 3 5 6 3 5 6 ").then_some(()));
+    assert_eq!(emitted(&project), 2, "what was emitted is not emitted again");
+
+    reset(&project, &["--to", "earliest", "--state", "clear", "--emits", "again"]);
+    wait("all anew", || (ids(&project) == "1 3 5 6 ").then_some(()));
+    assert_eq!(emitted(&project), 4);
+
+    // What comes after is emitted, of course.
+    reset(&project, &["--to", "earliest", "--state", "clear", "--emits", "suppress"]);
+    import(&project, "b.jsonl", &["echo", "append"]);
+    at_head(&project, "8");
+    assert_eq!((ids(&project).as_str(), emitted(&project)), ("1 3 5 6 8 ", 5));
+
+    let skipped = reset(&project, &["--to", "-3", "--state", "keep", "--emits", "suppress"]);
+    assert_eq!((&skipped["again"], &skipped["skipped"]), (&json!(3), &json!(0)));
+    wait("the last three", || (ids(&project) == "1 3 5 6 8 6 8 ").then_some(()));
+    assert_eq!(emitted(&project), 5);
+}
+
+#[test]
+fn what_was_set_aside_before_a_reset_is_emitted_after_it_and_nothing_else_is() {
+    let project = Project::new(&config(""));
+    let host = project.host();
+    // Only those of type 1 are echoed by the next component's config: here each event says what it does.
+    import(&project, "a.jsonl", &["echo", "fail", "append", "fail"]);
+    at_head(&project, "4");
+    assert_eq!((emitted(&project), project.json(&["dlq", "list", "subject"]).as_array().unwrap().len()), (1, 2));
+    // From now on it echoes whatever comes.
+    project.write("tendon.toml", config("").replace("by-event", "echo"));
+    host.line("changed subject");
+    let counted = reset(&project, &["--to", "id:2", "--state", "keep", "--emits", "suppress", "--dry-run"]);
+    assert_eq!((&counted["again"], &counted["dead_letters"]), (&json!(2), &json!(1)));
+    reset(&project, &["--to", "id:2", "--state", "keep", "--emits", "suppress"]);
+    at_head(&project, "4");
+    wait("the one that was set aside", || (emitted(&project) == 2).then_some(()));
+    let letters = project.json(&["dlq", "list", "subject"]);
+    assert_eq!(letters[0]["event"]["id"], "2", "what is not handled again stays set aside");
+    assert_eq!(letters.as_array().unwrap().len(), 1);
+    // And is emitted once it is redriven.
+    project.json(&["dlq", "redrive", "subject", "2"]);
+    wait("the other one", || (emitted(&project) == 3).then_some(()));
+    reset(&project, &["--to", "earliest", "--state", "keep", "--emits", "suppress"]);
+    at_head(&project, "4");
+    import(&project, "b.jsonl", &["append"]);
+    at_head(&project, "5");
+    assert_eq!(emitted(&project), 4, "only the new one");
+    let texts = project.json(&["event", "list", "out"]);
+    let texts: Vec<_> = texts.as_array().unwrap().iter().map(|event| event["metadata_text"].clone()).collect();
+    assert_eq!(texts, ["echo a.jsonl", "fail a.jsonl", "fail a.jsonl", "append b.jsonl"]);
+}
+
+#[test]
+fn all_shards_are_reset_and_what_older_ones_have_handled_is_handled_again() {
+    let project = Project::new(&config("shards = { count = 3 }\nstate = \"key\""));
+    let host = project.host();
+    import(&project, "a.jsonl", &["append"; 30]);
+    at_head(&project, "30");
+    project.write("tendon.toml", config("shards = { count = 2 }\nstate = \"key\""));
+    host.line("divided subject anew");
+    assert!(project.run(&["consumer", "pause", "subject"]).status.success());
+    let done = reset(&project, &["--to", "+10", "--state", "keep", "--emits", "suppress"]);
+    assert_eq!((&done["again"], &done["cursor"]), (&json!(20), &json!("10")));
+    assert_eq!(project.json(&["consumer", "show", "subject"])["summary"]["status"], "paused", "a pause stays");
+    assert!(project.run(&["consumer", "resume", "subject"]).status.success());
+    at_head(&project, "30");
+    let of = |key: usize| {
+        let key = format!("key-{key}");
+        let value = project.json(&["state", "get", "subject", "ids", "--of", &key, "--as", "text"])["value"].clone();
+        value.as_str().unwrap().split_whitespace().count()
+    };
+    assert_eq!((0..5).map(of).collect::<Vec<_>>(), [10; 5], "six of each key, and four of them again");
+    // A state that is by shard can be divided once it is cleared; here it is by key, which other shards take over.
+    drop(host);
+}
+
+#[test]
+fn a_reset_to_nowhere_changes_nothing() {
+    let project = Project::new(&config(""));
+    let _host = project.host();
+    import(&project, "a.jsonl", &["append"; 3]);
+    let before = at_head(&project, "3");
+    for (place, says) in [
+        ("id:77", "no event 77"),
+        ("+4", "beyond its ends"),
+        ("-4", "beyond its ends"),
+        ("yesterday", "is not a position"),
+    ] {
+        let output =
+            project.run(&["consumer", "reset", "subject", "--to", place, "--state", "keep", "--emits", "again"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.contains(says)), (Some(2), true), "{place}: {said}");
+    }
+    let output = project.run(&["consumer", "reset", "subject", "--to", "earliest"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("--state") && said.contains("--emits"), "{said}");
+    let after = project.json(&["consumer", "show", "subject"])["summary"].clone();
+    assert_eq!((&after["fence"], &after["epoch"]), (&before["fence"], &before["epoch"]));
+}
+
+#[test]
+fn a_consumer_is_removed_once_no_config_has_it_and_begins_anew_if_it_comes_back() {
+    let project = Project::new(&config(""));
+    let host = project.host();
+    import(&project, "a.jsonl", &["append", "fail"]);
+    at_head(&project, "2");
+    let refused = |arguments: &[&str], code: i32, says: &str| {
+        let output = project.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), said.contains(says)), (Some(code), true), "{said}");
+    };
+    refused(&["consumer", "remove", "subject"], 2, "--yes");
+    refused(&["consumer", "remove", "subject", "--yes"], 2, "take [consumer.subject] out of the file");
+    refused(&["consumer", "remove", "nobody", "--yes"], 1, "no store has anything");
+    let whole = config("");
+    let without = whole.split("[consumer.subject]").next().unwrap();
+    project.write("tendon.toml", without);
+    host.line("stopped subject");
+    assert_eq!(project.json(&["consumer", "remove", "subject", "--yes"]), json!({"removed": "subject"}));
+    project.write("tendon.toml", &whole);
+    host.line("started subject");
+    at_head(&project, "2");
+    assert_eq!(ids(&project), "1 ", "nothing is left of the state before");
+}
