@@ -77,7 +77,8 @@ impl Round {
     /// Takes the request in, or gives it back for the next round.
     fn take(&mut self, request: Request) -> Option<Request> {
         let letters: usize = request.commit.dead_letters.iter().map(|letter| letter.event.bytes()).sum();
-        let bytes = request.commit.changes.bytes() + letters;
+        let parked: usize = request.commit.parked.iter().map(|parked| parked.letter.event.bytes()).sum();
+        let bytes = request.commit.changes.bytes() + letters + parked;
         let shard = request.commit.r#move.as_ref().map(|r#move| &r#move.from.shard);
         let full = self.commits.len() >= ROUND_COMMITS_MAX || self.bytes + bytes > ROUND_BYTES_MAX;
         if !self.commits.is_empty() && (full || shard.is_some_and(|shard| self.shards.contains(shard))) {

@@ -5,6 +5,7 @@
 //! the run, and with it everything in memory; the next run begins from the row.
 
 mod failure;
+mod parking;
 mod redrive;
 mod share;
 
@@ -15,7 +16,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use self::{failure::After, share::Share};
+use self::{failure::After, parking::Parking, share::Share};
 use crate::{
     batch::{self, Gathered},
     changes::Changes,
@@ -26,6 +27,7 @@ use crate::{
     event::{Event, EventId, Timestamp},
     handler::{Failure, Handled, Handler},
     in_flight::{InFlight, Submitted},
+    parked::{Parked, ParkedId},
     policy,
     shard::{Shard, Stop, Version},
     source,
@@ -49,7 +51,7 @@ pub async fn run(shard: &mut Shard) -> Result<Stop> {
             Next::Swap => run.swap().await.map(|()| None)?,
             Next::Stop => Some(Stop::Asked),
             Next::Row => run.look_again().await?,
-            Next::Redrive => None,
+            Next::Redrive | Next::Parked => None,
         };
         if let Some(stop) = stop {
             run.commit().await?;
@@ -58,6 +60,9 @@ pub async fn run(shard: &mut Shard) -> Result<Stop> {
         }
         if run.is_redriving {
             run.redrive().await?;
+        }
+        if run.is_parked_due() {
+            run.retry_parked().await?;
         }
     }
 }
@@ -70,6 +75,7 @@ enum Next {
     Stop,
     Row,
     Redrive,
+    Parked,
 }
 
 /// A run of the loop.
@@ -94,6 +100,12 @@ struct Run<'a> {
     set_aside: usize,
     /// Whether something that was set aside may be waiting to be handled again.
     is_redriving: bool,
+    /// The keys whose events wait.
+    parking: Parking,
+    /// What waits from now on, or for another reason.
+    parked: Vec<Parked>,
+    /// What waits no longer.
+    unparked: Vec<ParkedId>,
     /// What was set aside and has now been handled.
     purged: Vec<(ConsumerId, EventId)>,
     /// The last event that was passed.
@@ -122,10 +134,12 @@ impl<'a> Run<'a> {
         if row.revision == Revision(0) {
             next_row.cursor = version.spec.start.clone();
         }
+        let share = Share::new(&version.spec, shard.id.index);
+        let parking = Parking::load(&*shard.store, &shard.id.consumer, &share).await?;
         let mut run = Self {
             events: shard.tailer.subscribe(next_row.cursor.clone()),
             version: version.clone(),
-            share: Share::new(&version.spec, shard.id.index),
+            share,
             shard,
             handler: None,
             row,
@@ -137,6 +151,9 @@ impl<'a> Run<'a> {
             dead_letters: Vec::new(),
             set_aside: 0,
             is_redriving: true,
+            parking,
+            parked: Vec::new(),
+            unparked: Vec::new(),
             purged: Vec::new(),
             last: None,
             call_events_max: usize::MAX,
@@ -164,6 +181,7 @@ impl<'a> Run<'a> {
             self.gathered.age = self.since.elapsed();
             let is_quiet = self.gathered.handled == 0;
             let quiet_wait = batch::wait(&self.version.spec.batch, &self.gathered).filter(|_| is_quiet);
+            let parked_wait = self.parking.next_due().map(|due| due.since(self.shard.clock.now()));
             let is_idle_due = (!is_quiet || self.row_is_due) && self.in_flight.is_empty();
             tokio::select! {
                 biased;
@@ -172,6 +190,7 @@ impl<'a> Run<'a> {
                 () = self.shard.poke.notified() => return Ok(Next::Row),
                 piece = self.events.next() => return Ok(Next::Events(piece?)),
                 () = std::future::ready(()), if self.is_redriving => return Ok(Next::Redrive),
+                () = sleep(parked_wait.unwrap_or_default()), if parked_wait.is_some() => return Ok(Next::Parked),
                 () = std::future::ready(()), if is_idle_due => return Ok(Next::Due),
                 commit = self.in_flight.next() => self.settled(&commit?),
                 () = sleep(quiet_wait.unwrap_or_default()), if quiet_wait.is_some() => return Ok(Next::Due),
@@ -184,6 +203,17 @@ impl<'a> Run<'a> {
         let selected = self.share.select(piece, &**self.shard.tailer.source());
         let mut rest: &[Event] = &selected.matching;
         while let Some(first) = rest.first() {
+            if self.parking.holds(first) {
+                match self.park(first, None).await? {
+                    After::Again => {}
+                    After::Next => rest = rest.get(1..).unwrap_or_default(),
+                    After::Stop(stop) => return Ok(Some(stop)),
+                }
+                if self.is_due_or_swapped().await? {
+                    return Ok(None);
+                }
+                continue;
+            }
             let ready = self.ready(rest);
             if ready.is_empty() {
                 let ready_at = self.ready_at(first);
@@ -206,10 +236,8 @@ impl<'a> Run<'a> {
                     After::Next => rest = open.get(1..).unwrap_or_default(),
                     After::Stop(stop) => return Ok(Some(stop)),
                 }
-            } else if batch::is_due(&self.version.spec.batch, &self.gathered, false) {
-                self.commit().await?;
             }
-            if self.is_swapped().await? {
+            if self.is_due_or_swapped().await? {
                 return Ok(None);
             }
             if *self.shard.stop.borrow() && !rest.is_empty() {
@@ -232,12 +260,17 @@ impl<'a> Run<'a> {
 
     /// The events that may be handled now: they are old enough, and the first of them is not to be tried again later.
     fn ready<'e>(&self, events: &'e [Event]) -> &'e [Event] {
+        let is_live = |event: &&Event| !self.parking.holds(event);
+        let live = match self.parking.is_empty() {
+            true => events,
+            false => events.get(..events.iter().take_while(is_live).count()).unwrap_or_default(),
+        };
         if self.version.spec.lag.is_zero() && self.next_row.attempts == 0 {
-            return events;
+            return live;
         }
         let now = self.shard.clock.now();
-        let ready = events.iter().take_while(|event| self.ready_at(event) <= now).count();
-        events.get(..ready).unwrap_or_default()
+        let ready = live.iter().take_while(|event| self.ready_at(event) <= now).count();
+        live.get(..ready).unwrap_or_default()
     }
 
     /// When an event may be handled; long ago, where nothing is in its way.
@@ -257,7 +290,25 @@ impl<'a> Run<'a> {
             self.redrive().await?;
             return Ok(After::Again);
         }
-        self.pause(then.since(self.shard.clock.now())).await
+        let then = self.parking.next_due().map_or(then, |due| due.min(then));
+        let after = self.pause(then.since(self.shard.clock.now())).await?;
+        if self.is_parked_due() && matches!(after, After::Again) {
+            self.retry_parked().await?;
+        }
+        Ok(after)
+    }
+
+    /// Whether a key that is parked may be tried again.
+    fn is_parked_due(&self) -> bool {
+        self.parking.next_due().is_some_and(|due| due <= self.shard.clock.now())
+    }
+
+    /// Commits where that is due, and swaps where there is another version.
+    async fn is_due_or_swapped(&mut self) -> Result<bool> {
+        if batch::is_due(&self.version.spec.batch, &self.gathered, false) {
+            self.commit().await?;
+        }
+        self.is_swapped().await
     }
 
     /// Swaps where there is another version, which may want other events of the piece that is being handled.
@@ -349,12 +400,17 @@ impl<'a> Run<'a> {
         to.revision = Revision(self.row.revision.0 + 1);
         self.row = to.clone();
         let changes = std::mem::take(&mut self.changes);
-        let (handled, emitted) = (std::mem::take(&mut self.gathered).handled, changes.emits.len());
+        let (gathered, emitted) = (std::mem::take(&mut self.gathered).handled, changes.emits.len());
+        // What queues is not handled yet, and what waits no longer is.
+        let count = |all: usize| u32::try_from(all).unwrap_or(u32::MAX);
+        let handled = gathered.saturating_sub(count(self.parked.len())) + count(self.unparked.len());
         let set_aside = std::mem::take(&mut self.set_aside);
         let mirror = self.share.mirror();
         let dead_letters = std::mem::take(&mut self.dead_letters);
         let purged = std::mem::take(&mut self.purged);
-        let commit = Commit { r#move: Some(r#move), changes, dead_letters, purged, mirror, ..Commit::default() };
+        let (parked, unparked) = (std::mem::take(&mut self.parked), std::mem::take(&mut self.unparked));
+        let r#move = Some(r#move);
+        let commit = Commit { r#move, changes, dead_letters, purged, parked, unparked, mirror, ..Commit::default() };
         let pending = self.shard.committer.submit(commit).await;
         self.in_flight.push(Submitted { pending, at: Instant::now(), handled, emitted, set_aside });
         self.row_is_due = false;
@@ -418,6 +474,7 @@ impl<'a> Run<'a> {
         self.row_is_due |= self.next_row != self.row;
         self.handler = None;
         self.share = Share::new(&version.spec, self.shard.id.index);
+        self.parking.renew(digest);
         self.version = version;
     }
 

@@ -194,7 +194,7 @@ impl Deployer {
             None => begin(open, consumer).await?,
         };
         // Whichever state it has stays, unless somebody chose another, or it would be two shards'.
-        let kept = active.map(|active| active.spec.state).filter(|state| consumer.shards.fit(*state));
+        let kept = active.map(|active| active.spec.state).filter(|state| consumer.fits(*state));
         let state = consumer.state.or(kept).unwrap_or_else(|| consumer.state());
         let spec = Spec { past, state, ..consumer.spec(start) };
         if let Some(active) = active {

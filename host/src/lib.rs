@@ -8,7 +8,7 @@
 //! | [`tenant`], [`event`], [`error`] | names, events, the one error |
 //! | [`source`], [`store`] | the two ports; [`changes`] and [`deployment`] are what a commit carries |
 //! | [`handler`], [`view`], [`limits`] | whatever handles events, its view of the state, what it may use; `cache` is what a view remembers, `scan` merges it with a store |
-//! | [`dead_letter`] | what a consumer goes on without |
+//! | [`dead_letter`], [`parked`] | what a consumer goes on without, for good or until its key goes on |
 //! | [`filter`] | which events a consumer is called with |
 //! | [`topology`], [`emitted`] | how a consumer is divided into shards, and what it knows of the past |
 //! | [`policy`], [`batch`], [`clock`] | the loop's decisions, as pure functions, and its time |
@@ -54,6 +54,7 @@ pub mod limits;
 pub mod metrics;
 pub mod notice;
 mod open;
+pub mod parked;
 pub mod policy;
 pub mod runtime;
 mod scan;

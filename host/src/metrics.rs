@@ -45,6 +45,8 @@ pub struct Metrics {
     failures: Family<KindLabels, Counter>,
     stops: Family<KindLabels, Counter>,
     dead_letters: Family<ConsumerLabels, Counter>,
+    parked: Family<ConsumerLabels, Counter>,
+    unparked: Family<ConsumerLabels, Counter>,
     reloads: Family<ConsumerLabels, Counter>,
     call_seconds: Family<ConsumerLabels, Histogram, fn() -> Histogram>,
     commit_seconds: Family<ConsumerLabels, Histogram, fn() -> Histogram>,
@@ -71,6 +73,8 @@ impl Metrics {
             failures: Family::default(),
             stops: Family::default(),
             dead_letters: Family::default(),
+            parked: Family::default(),
+            unparked: Family::default(),
             reloads: Family::default(),
             call_seconds: Family::new_with_constructor(seconds),
             commit_seconds: Family::new_with_constructor(seconds),
@@ -85,6 +89,8 @@ impl Metrics {
         registry.register("consumer_failures", "Failed attempts, by kind", m.failures);
         registry.register("consumer_stops", "Times it came to stand still, by kind", m.stops);
         registry.register("consumer_dead_letters", "Events that it set aside", m.dead_letters);
+        registry.register("consumer_parked", "Events that it parked", m.parked);
+        registry.register("consumer_unparked", "Parked events that wait no longer", m.unparked);
         registry.register("consumer_reloads", "Components that were swapped in", m.reloads);
         registry.register_with_unit("consumer_call", "A guest call's turn of events", Unit::Seconds, m.call_seconds);
         registry.register_with_unit("consumer_commit", "Submit to answer", Unit::Seconds, m.commit_seconds);
@@ -102,6 +108,8 @@ impl Metrics {
             emitted: self.emitted.get_or_create_owned(&labels),
             retries: self.retries.get_or_create_owned(&labels),
             dead_letters: self.dead_letters.get_or_create_owned(&labels),
+            parked: self.parked.get_or_create_owned(&labels),
+            unparked: self.unparked.get_or_create_owned(&labels),
             reloads: self.reloads.get_or_create_owned(&labels),
             call_seconds: self.call_seconds.get_or_create_owned(&labels),
             commit_seconds: self.commit_seconds.get_or_create_owned(&labels),
@@ -126,6 +134,10 @@ pub struct ConsumerMetrics {
     pub retries: Counter,
     /// Events that were set aside.
     pub dead_letters: Counter,
+    /// Events that it parked.
+    pub parked: Counter,
+    /// Parked events that wait no longer.
+    pub unparked: Counter,
     /// Components that were swapped in.
     pub reloads: Counter,
     /// The duration of one turn of events.

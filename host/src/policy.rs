@@ -30,6 +30,20 @@ pub struct RetryPolicy {
     /// What becomes of an event whose attempts have run out.
     #[serde(default)]
     pub on_exhausted: OnExhausted,
+    /// Keys that a shard parks at the most.
+    #[serde(default = "parked_keys")]
+    pub parked_keys: u32,
+    /// Events that it parks at the most.
+    #[serde(default = "parked_events")]
+    pub parked_events: u32,
+}
+
+fn parked_keys() -> u32 {
+    1_000
+}
+
+fn parked_events() -> u32 {
+    10_000
 }
 
 /// What becomes of an event that is not tried again.
@@ -43,6 +57,8 @@ pub enum OnExhausted {
     DeadLetter,
     /// The same, and nobody is expected to look.
     Skip,
+    /// Its key waits, with all later events of it, from the first failure on; other keys go on meanwhile.
+    ParkKey,
 }
 
 impl Default for RetryPolicy {
@@ -54,6 +70,8 @@ impl Default for RetryPolicy {
             cap: Duration::from_secs(60),
             jitter: true,
             on_exhausted: OnExhausted::Block,
+            parked_keys: parked_keys(),
+            parked_events: parked_events(),
         }
     }
 }
@@ -118,6 +136,18 @@ pub fn reason(failure: &Failure, event: &EventId, now: Timestamp) -> Reason {
         retry_at: None,
         logs: tail(&failure.logs).to_owned(),
     }
+}
+
+/// The code of a reason why a shard stands that parks no more.
+pub const FULL: &str = "full";
+
+/// A wait that something else ends.
+pub const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The reason that a position carries whose shard parks no more.
+pub fn full(message: String, event: &EventId, now: Timestamp) -> Reason {
+    let (code, event) = (FULL.to_owned(), Some(event.clone()));
+    Reason { code, message, event, since: now, retry_at: None, logs: String::new() }
 }
 
 /// The row as a deployment may run it: a component that has never run there starts anew where another one was blocked, and

@@ -13,6 +13,7 @@ use crate::{
     deployment::{Deployment, LegacyCursor},
     error::{Error, Result},
     event::{Cursor, EventHash, EventId, Timestamp},
+    parked::{Parked, ParkedId, ParkedKey},
     tenant::{ConsumerId, ShardId},
 };
 
@@ -248,6 +249,10 @@ pub struct Commit {
     pub purged: Vec<(ConsumerId, EventId)>,
     /// Events that were set aside and are to be handled again, or are not.
     pub redrives: Vec<Redrive>,
+    /// Events that wait, or wait for another reason than before.
+    pub parked: Vec<Parked>,
+    /// Events that wait no longer.
+    pub unparked: Vec<ParkedId>,
     /// A row of reflex's that gets the move's cursor, too: only where the store has one.
     pub mirror: Option<Arc<LegacyCursor>>,
 }
@@ -309,6 +314,13 @@ pub trait Store: Send + Sync {
     /// What a consumer has set aside, in the order of time, then of event ids; no more behind 4 MiB of payloads. Where none
     /// are read there are none.
     async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>>;
+
+    /// The keys that are parked, in the order of their bytes.
+    async fn parked_keys(&self, consumer: &ConsumerId) -> Result<Vec<ParkedKey>>;
+
+    /// At most `limit` of the events of a key that wait, in the order of their places, from this one on; no more behind 4 MiB of
+    /// payloads.
+    async fn parked(&self, consumer: &ConsumerId, key: &str, from: u64, limit: u32) -> Result<Vec<Parked>>;
 
     /// One event that was set aside.
     async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter>;

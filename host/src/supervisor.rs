@@ -28,6 +28,8 @@ const STALL: RetryPolicy = RetryPolicy {
     cap: Duration::from_secs(10),
     jitter: true,
     on_exhausted: OnExhausted::Block,
+    parked_keys: 0,
+    parked_events: 0,
 };
 
 /// A stalled shard runs again when it has for this long.

@@ -16,6 +16,7 @@ use tendon::{
     deployment::Deployment,
     error::{Error, Kind, Result},
     event::{Cursor, Event, EventId},
+    parked::{Parked, ParkedKey},
     source::{Chunks, Lag, Source, Until},
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
@@ -118,6 +119,14 @@ impl Store for FaultyStore {
 
     async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter> {
         self.fault.through(self.inner.dead_letter(consumer, event)).await
+    }
+
+    async fn parked_keys(&self, consumer: &ConsumerId) -> Result<Vec<ParkedKey>> {
+        self.fault.through(self.inner.parked_keys(consumer)).await
+    }
+
+    async fn parked(&self, consumer: &ConsumerId, key: &str, from: u64, limit: u32) -> Result<Vec<Parked>> {
+        self.fault.through(self.inner.parked(consumer, key, from, limit)).await
     }
 
     async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {

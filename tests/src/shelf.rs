@@ -7,6 +7,7 @@ use tendon::{
     deployment::Deployment,
     error::{Error, Result},
     event::EventId,
+    parked::{Parked, ParkedKey},
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
 };
@@ -82,6 +83,14 @@ impl Store for Shelf {
     }
 
     async fn dead_letter(&self, _: &ConsumerId, _: &EventId) -> Result<DeadLetter> {
+        Err(broken())
+    }
+
+    async fn parked_keys(&self, _: &ConsumerId) -> Result<Vec<ParkedKey>> {
+        Err(broken())
+    }
+
+    async fn parked(&self, _: &ConsumerId, _: &str, _: u64, _: u32) -> Result<Vec<Parked>> {
         Err(broken())
     }
 

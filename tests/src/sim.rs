@@ -63,6 +63,8 @@ pub struct Plan {
     pub divides: bool,
     /// Whether the store compares at all; the control does not.
     pub compares: bool,
+    /// Whether the keys of poison are parked, in place of what is set aside.
+    pub parks: bool,
     /// Whether poison is none any more after a minute, and an operator then has all that was set aside handled again.
     pub redrives: bool,
 }
@@ -92,6 +94,8 @@ pub struct Outcome {
     pub emitted: Vec<String>,
     /// Events that were set aside, by their ids.
     pub set_aside: Vec<String>,
+    /// Events that are parked, by their ids, key by key in their order.
+    pub parked: Vec<Vec<String>>,
     /// Faults that were injected.
     pub faults: u64,
     /// Runs of the loop that ended and were begun again.
@@ -108,7 +112,7 @@ impl Outcome {
     /// Events that were lost, and events whose effects were applied more than once, or that were set aside as well.
     pub fn lost_and_doubled(&self, plan: &Plan) -> (usize, usize) {
         let mut seen = BTreeMap::new();
-        for id in self.emitted.iter().chain(&self.set_aside) {
+        for id in self.emitted.iter().chain(&self.set_aside).chain(self.parked.iter().flatten()) {
             *seen.entry(id).or_insert(0_u32) += 1;
         }
         (plan.wanted() as usize - seen.len(), seen.values().filter(|times| **times > 1).count())
@@ -146,14 +150,14 @@ fn spec(plan: &Plan) -> Spec {
         // Every third event is not for it.
         filter: Filter { types: vec![0, 1], ..Filter::default() },
         lag: LAG,
-        state: if plan.divides { StateScope::Key } else { StateScope::Consumer },
+        state: if plan.divides || plan.parks { StateScope::Key } else { StateScope::Consumer },
         shards: Shards { count: if plan.divides { 3 } else { 1 }, ..Shards::default() },
         past: Past::default(),
         batch: BatchPolicy { max: 8, ..BatchPolicy::default() },
         retry: RetryPolicy {
             attempts: u32::MAX,
             cap: Duration::from_millis(200),
-            on_exhausted: OnExhausted::DeadLetter,
+            on_exhausted: if plan.parks { OnExhausted::ParkKey } else { OnExhausted::DeadLetter },
             ..RetryPolicy::default()
         },
         limits: Limits::default(),
@@ -207,6 +211,7 @@ async fn simulate(plan: Plan) -> Outcome {
         set_aside: set_aside(&*database.store(), &consumer_id()).await,
         faults: faults.injected.load(Relaxed),
         restarts: world.restarts.load(Relaxed),
+        parked: parked(&*database.store()).await,
         swaps: database.store().history(&shard_id(0)).await.unwrap().len(),
         divided: world.deployed().1.past.number,
         trace: faults.trace(),
@@ -423,7 +428,7 @@ impl Logic for CountAndEmit {
 
 async fn count(store: &dyn Store, plan: &Plan) -> u64 {
     let keys = (0..plan.keys).map(|key| format!("key-{key}"));
-    let parts: Vec<String> = if plan.divides { keys.collect() } else { vec![String::new()] };
+    let parts: Vec<String> = if plan.divides || plan.parks { keys.collect() } else { vec![String::new()] };
     let mut sum = 0;
     for part in parts {
         let scope = Scope { consumer: consumer_id(), part: part.into() };
@@ -431,6 +436,16 @@ async fn count(store: &dyn Store, plan: &Plan) -> u64 {
         sum += entries.iter().map(|(_, value)| u64::from_le_bytes(value[..].try_into().unwrap())).sum::<u64>();
     }
     sum
+}
+
+async fn parked(store: &dyn Store) -> Vec<Vec<String>> {
+    let mut keys = Vec::new();
+    for key in store.parked_keys(&consumer_id()).await.unwrap() {
+        let events = store.parked(&consumer_id(), key.key(), 0, u32::MAX).await.unwrap();
+        assert_eq!(events.len() as u64, key.events);
+        keys.push(events.iter().map(|parked| parked.event().to_string()).collect());
+    }
+    keys
 }
 
 async fn emitted(source: &dyn Source) -> Vec<String> {

@@ -7,6 +7,7 @@ use crate::{
     dead_letter::{DeadLetter, Redrive},
     error::Result,
     event::EventId,
+    parked::ParkedId,
     store::Commit,
     tenant::ConsumerId,
 };
@@ -42,5 +43,32 @@ pub(super) fn purged<'a>(commits: impl Iterator<Item = (usize, &'a Commit)>) -> 
         json!([item, id.tenant, id.name, hex::encode(event.0.as_bytes())])
     };
     let rows: Vec<Value> = purged.map(row).collect();
+    (!rows.is_empty()).then(|| Value::from(rows).to_string())
+}
+
+/// What commits park: `[item, tenant, consumer, event, shard, at, metadata, record, key, place, redrive_at]` for each; none where
+/// there is nothing.
+pub(super) fn parked<'a>(commits: impl Iterator<Item = (usize, &'a Commit)>) -> Result<Option<String>> {
+    let mut rows = Vec::new();
+    for (item, parked) in commits.flat_map(|(item, commit)| commit.parked.iter().map(move |one| (item, one))) {
+        let DeadLetter { shard, event, redrive_at, .. } = &parked.letter;
+        let (tenant, consumer) = (&shard.consumer.tenant, &shard.consumer.name);
+        let (id, metadata) = (hex::encode(event.id.0.as_bytes()), hex::encode(&event.metadata));
+        let (at, record, key) =
+            (parked.letter.at().0, parked.letter.record()?, hex::encode(event.foreign_id.as_bytes()));
+        let place = parked.place.cast_signed();
+        let again = redrive_at.map(|at| at.0);
+        rows.push(json!([item, tenant, consumer, id, shard.index, at, metadata, record, key, place, again]));
+    }
+    Ok((!rows.is_empty()).then(|| Value::from(rows).to_string()))
+}
+
+/// What waits no longer: `[item, tenant, consumer, key, place]` for each; none where there is nothing.
+pub(super) fn unparked<'a>(commits: impl Iterator<Item = (usize, &'a Commit)>) -> Option<String> {
+    let unparked = commits.flat_map(|(item, commit)| commit.unparked.iter().map(move |one| (item, one)));
+    let row = |(item, ParkedId { consumer, key, place }): (usize, &ParkedId)| {
+        json!([item, consumer.tenant, consumer.name, hex::encode(key.as_bytes()), place.cast_signed()])
+    };
+    let rows: Vec<Value> = unparked.map(row).collect();
     (!rows.is_empty()).then(|| Value::from(rows).to_string())
 }

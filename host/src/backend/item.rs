@@ -28,6 +28,8 @@ pub(super) fn only_moves(commit: &Commit) -> bool {
         && commit.dead_letters.is_empty()
         && commit.purged.is_empty()
         && commit.redrives.is_empty()
+        && commit.parked.is_empty()
+        && commit.unparked.is_empty()
         && commit.mirror.is_none()
         && commit.r#move.is_some()
         && !swaps(commit)

@@ -7,6 +7,7 @@ use crate::{
     deployment::Deployment,
     error::Result,
     event::{Cursor, EventHash, EventId, Timestamp},
+    parked::{Parked, ParkedKey},
     store::{Digest, Epoch, Fence, Position, Reason, Revision, Status, Swap},
     tenant::{ConsumerId, ShardId, TenantId},
 };
@@ -104,6 +105,17 @@ pub(super) fn dead_letter(row: &impl Columns) -> sqlx::Result<DeadLetter> {
     let id = EventId(bytes(row, "event")?.try_into().map_err(decode)?);
     let redrive_at = row.number_or_null("redrive_at")?.map(Timestamp);
     DeadLetter::read(shard(row)?, id, bytes(row, "metadata")?.into(), redrive_at, &text(row, "record")?).map_err(decode)
+}
+
+/// An event that waits, from a row of its table.
+pub(super) fn parked(row: &impl Columns) -> sqlx::Result<Parked> {
+    Ok(Parked { place: number(row, "place")?, letter: dead_letter(row)? })
+}
+
+/// A key that is parked, from its first row, with the places of the first and the last one and their number.
+pub(super) fn parked_key(row: &impl Columns) -> sqlx::Result<ParkedKey> {
+    let (first, last, events) = (number(row, "first")?, number(row, "last")?, number(row, "events")?);
+    Ok(ParkedKey { head: dead_letter(row)?, first, last, events })
 }
 
 /// A tenant's id, from its column.

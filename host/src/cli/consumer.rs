@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     filter::Filter,
     host::reset::Done,
-    server::views::{ConsumerDetail, ConsumerView, ShardView, known},
+    server::views::{ConsumerDetail, ConsumerView, ParkedView, ShardView, known},
 };
 
 /// What about consumers.
@@ -218,6 +218,10 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
         let granted = spec.grants_emit.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         lines.push(("may emit to", if granted.is_empty() { "nothing".into() } else { granted }));
     }
+    if let Some(parked) = &detail.parked {
+        lines.push(("parked", format!("{} keys with {} events", parked.keys, parked.events)));
+        lines.extend(parked.first.iter().map(|parked| ("", parked_line(parked))));
+    }
     lines.extend(detail.shards.iter().map(|shard| ("shard", shard_line(shard))));
     for swap in &detail.history {
         let shard = if consumer.shards > 1 { format!("shard {}: ", swap.shard) } else { String::new() };
@@ -225,6 +229,13 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
         lines.push(("history", line));
     }
     lines
+}
+
+fn parked_line(ParkedView { key, events, reason, attempts }: &ParkedView) -> String {
+    let event = reason.event.as_ref().map(|event| format!(" at event {event}")).unwrap_or_default();
+    let again = reason.retry_at.map_or("until somebody helps".to_owned(), |at| format!("again at {at}"));
+    let first = reason.message.lines().next().unwrap_or_default();
+    format!("{key}: {events} events, {}{event}, {attempts} attempts, {again}: {first}", reason.code)
 }
 
 fn shard_line(shard: &ShardView) -> String {

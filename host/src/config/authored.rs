@@ -156,7 +156,8 @@ pub struct Consumer {
     #[schemars(example = &"30s")]
     pub lag: Option<String>,
     /// Which state an event's handler sees: that of the whole consumer, of the event's key, which is its foreign id, or of its
-    /// shard. Default consumer; where there is more than one shard, key if they are divided by foreign id, else shard.
+    /// shard. Default consumer; where there is more than one shard, key if they are divided by foreign id, else shard; where keys are
+    /// parked, key.
     #[schemars(example = &"consumer")]
     pub state: Option<StateScope>,
     /// How it is divided.
@@ -266,9 +267,16 @@ pub struct Retry {
     /// Whether waits are shortened by a random part. Default true.
     #[schemars(example = true)]
     pub jitter: Option<bool>,
-    /// What becomes of an event whose attempts have run out: block, dead-letter or skip. Default block.
+    /// What becomes of an event whose attempts have run out: block, dead-letter or skip; or, from its first failure on, park-key:
+    /// it waits, with all later events of its foreign id, and other keys go on. Default block.
     #[schemars(example = &"block")]
     pub on_exhausted: Option<OnExhausted>,
+    /// Keys that a shard parks at the most; then it stands. Default 1,000.
+    #[schemars(example = 1000)]
+    pub parked_keys: Option<i64>,
+    /// Events that a shard parks at the most; then it stands. Default 10,000.
+    #[schemars(example = 10000)]
+    pub parked_events: Option<i64>,
 }
 
 /// What a consumer may use. What passes a limit ends the call with a message that names it.

@@ -19,7 +19,7 @@ use crate::{
     event_file::FOREIGN_ID_BYTES_MAX,
     filter::{self, Filter},
     limits::Limits,
-    policy::RetryPolicy,
+    policy::{OnExhausted, RetryPolicy},
     tenant::{ConsumerId, Name, StreamId, TenantId},
     topology::{SHARDS_MAX, Shards},
 };
@@ -68,7 +68,7 @@ impl Resolver<'_, '_> {
         let start = self.start(path, authored.start.as_deref());
         let filter = self.filter(path, &authored.filter);
         let shards = self.shards(path, &authored.shards);
-        self.check_state(path, authored.state, &shards);
+        self.check_state(path, authored.state, &shards, authored.retry.on_exhausted);
         let batch = self.batch(path, &authored.batch);
         let retry = self.retry(path, &authored.retry);
         let limits = self.limits(path, &authored.limits);
@@ -200,7 +200,24 @@ impl Resolver<'_, '_> {
     }
 
     /// Shards run side by side: no two of them may write the same part of a state.
-    fn check_state(&mut self, path: &str, authored: Option<StateScope>, shards: &Shards) {
+    fn check_state(
+        &mut self,
+        path: &str,
+        authored: Option<StateScope>,
+        shards: &Shards,
+        on_exhausted: Option<OnExhausted>,
+    ) {
+        let parks = on_exhausted == Some(OnExhausted::ParkKey);
+        if parks && !shards.fit(StateScope::Key) {
+            let message = "`on-exhausted` is park-key: the events of a foreign id must all be one shard's".to_owned();
+            let suggestion = Some("write `shards = { by = \"foreign-id\", … }`".to_owned());
+            self.places.at_value(Code::BadValue, &format!("{path}.shards.by"), message, suggestion);
+        } else if parks && authored.is_some_and(|state| state != StateScope::Key) {
+            let message = "`state` is shared by keys: what one writes that is parked would come too late".to_owned();
+            let suggestion = Some("write `state = \"key\"`, or another `on-exhausted`".to_owned());
+            self.places.at_value(Code::BadValue, &format!("{path}.state"), message, suggestion);
+            return;
+        }
         let Some(state) = authored.filter(|state| !shards.fit(*state)) else { return };
         let what = match state {
             StateScope::Key => "a state for each foreign id, whose events many shards have",
@@ -244,6 +261,8 @@ impl Resolver<'_, '_> {
             cap,
             jitter: authored.jitter.unwrap_or(default.jitter),
             on_exhausted: authored.on_exhausted.unwrap_or(default.on_exhausted),
+            parked_keys: self.number(&path("parked-keys"), authored.parked_keys, default.parked_keys, POSITIVE),
+            parked_events: self.number(&path("parked-events"), authored.parked_events, default.parked_events, POSITIVE),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     event::Cursor,
     filter::Filter,
     limits::Limits,
-    policy::RetryPolicy,
+    policy::{OnExhausted, RetryPolicy},
     tenant::{ConsumerId, Name, StreamId},
     topology::{Past, Shards},
 };
@@ -228,9 +228,21 @@ impl Consumer {
         self.shards = spec.shards.clone();
     }
 
+    /// The states that it may have: no two shards write to the same one, and parked keys do not share theirs.
+    fn fitting(&self) -> impl Iterator<Item = StateScope> {
+        let parks = self.retry.on_exhausted == OnExhausted::ParkKey;
+        let all = [StateScope::Consumer, StateScope::Key, StateScope::Shard].into_iter();
+        all.filter(move |state| self.shards.fit(*state) && (!parks || *state == StateScope::Key))
+    }
+
+    /// Whether it may have such a state.
+    pub fn fits(&self, state: StateScope) -> bool {
+        self.fitting().any(|fitting| fitting == state)
+    }
+
     /// Which state its handler sees, where no deployment says that yet.
     pub fn state(&self) -> StateScope {
-        self.state.unwrap_or_else(|| self.shards.state())
+        self.state.unwrap_or_else(|| self.fitting().next().unwrap_or_default())
     }
 
     /// The part of a deployment that the file decides, once `start` is looked up.

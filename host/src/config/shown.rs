@@ -105,6 +105,8 @@ fn show_consumer(consumer: &resolved::Consumer) -> authored::Consumer {
             cap: Some(show_duration(retry.cap)),
             jitter: Some(retry.jitter),
             on_exhausted: Some(consumer.retry.on_exhausted),
+            parked_keys: Some(retry.parked_keys.into()),
+            parked_events: Some(retry.parked_events.into()),
         },
         limits: authored::Limits {
             memory: Some(show_size(limits.memory_bytes)),

@@ -37,6 +37,7 @@ impl Run<'_> {
             return self.commit().await.map(|()| After::Again);
         }
         let attempts = self.next_row.attempts + 1;
+        let failure_is_of_start = failure.is_of_start;
         let decision = policy::after_failure(&self.version.spec.retry, attempts, &failure, fastrand::f64());
         tracing::warn!(shard = %self.shard.id, event = %event.id, digest = %self.version.factory.digest().short(),
             attempts, kind = failure.kind.code(), ?decision, "event failed: {}", failure.message);
@@ -44,8 +45,11 @@ impl Run<'_> {
         self.next_row.attempts = attempts;
         self.next_row.reason = Some(policy::reason(&failure, &event.id, self.shard.clock.now()));
         self.row_is_due = true;
+        let parks = self.version.spec.retry.on_exhausted == OnExhausted::ParkKey && !failure_is_of_start;
         match decision {
+            Decision::Retry(wait) if parks => self.park_failed(event, Some(wait)).await,
             Decision::Retry(wait) => self.wait(wait).await,
+            Decision::End(OnExhausted::ParkKey) => self.park_failed(event, None).await,
             Decision::End(OnExhausted::Block) => {
                 self.next_row.status = Status::Blocked;
                 Ok(After::Stop(Stop::Blocked(self.next_row.reason.clone())))
@@ -75,6 +79,24 @@ impl Run<'_> {
             () = is_replaced(&mut self.shard.version) => Ok(After::Again),
             () = self.shard.poke.notified() => self.look_again().await,
         }
+    }
+
+    /// Goes on without the event's key, which is tried again after a wait, or when somebody helps.
+    async fn park_failed(&mut self, event: &Event, wait: Option<Duration>) -> Result<After> {
+        let Some(mut reason) = self.next_row.reason.clone() else { return Ok(After::Again) };
+        let redrive_at = wait.map(|wait| self.shard.clock.now().after(wait));
+        reason.retry_at = redrive_at;
+        let letter = DeadLetter {
+            shard: self.shard.id.clone(),
+            event: event.clone(),
+            reason,
+            is_skipped: false,
+            attempts: self.next_row.attempts,
+            digest: self.version.factory.digest(),
+            redrive_at,
+        };
+        let after = self.park(event, Some(letter)).await?;
+        self.commit().await.map(|()| after)
     }
 
     /// Goes on without an event: it is set aside in the commit that moves the cursor past it.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::StreamExt as _;
 
-use super::Host;
+use super::{Host, Running};
 use crate::{
     committer::Committer,
     dead_letter::DeadLetter,
@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Kind, Result},
     event::{Cursor, Event, EventId},
     open::OpenStore,
+    parked::{Parked, ParkedKey},
     source::{Source, Until},
     store::{Commit, Move, Position, Reason, Revision, Status, Store},
     tenant::{ConsumerId, ShardId},
@@ -32,8 +33,9 @@ impl Host {
         .await
     }
 
-    /// Lets a blocked or paused consumer go on; the event in its way is tried anew.
+    /// Lets a blocked or paused consumer go on; the event in its way is tried anew, and so is what is parked.
     pub async fn resume(&self, consumer: &ConsumerId) -> Result<()> {
+        self.retry_parked(consumer).await?;
         self.move_positions(consumer, |position| {
             position.status = Status::Running;
             position.reason = None;
@@ -76,6 +78,9 @@ impl Host {
         let version = running.version();
         let store = state.open.store(&version.spec.store)?;
         let source = state.open.tailer(&version.spec.stream)?.source();
+        if self.skip_parked(running, store, consumer, event).await? {
+            return Ok(());
+        }
         for _ in 0..MOVE_ATTEMPTS {
             let (from, reason) =
                 self.blocked_by(consumer, version.spec.shards.count, &*store.database.store(), event).await?;
@@ -111,6 +116,46 @@ impl Host {
             }
         }
         Err(too_fast(consumer))
+    }
+
+    /// Has the first event of each parked key tried anew, with all its attempts.
+    async fn retry_parked(&self, consumer: &ConsumerId) -> Result<()> {
+        let state = self.state.read().await;
+        let running = state.consumers.get(consumer).ok_or_else(|| not_here(consumer))?;
+        let spec = running.version().spec.clone();
+        let store = state.open.store(&spec.store)?;
+        let port = store.database.store();
+        for key in port.parked_keys(consumer).await? {
+            let shard = shard(consumer, spec.shards.of(&key.head.event));
+            let anew = |mut head: Parked| {
+                (head.letter.redrive_at, head.letter.attempts) = (Some(self.clock.now()), 0);
+                Commit { parked: vec![head], ..Commit::default() }
+            };
+            change_head(store, &shard, &key, anew).await?;
+        }
+        Ok(())
+    }
+
+    /// Sets an event aside that keeps its key parked, where there is such a one.
+    async fn skip_parked(
+        &self,
+        running: &Running,
+        store: &OpenStore,
+        consumer: &ConsumerId,
+        event: &EventId,
+    ) -> Result<bool> {
+        let port = store.database.store();
+        let keys = port.parked_keys(consumer).await?;
+        let Some(key) = keys.into_iter().find(|key| key.head.event.id == *event) else { return Ok(false) };
+        let index = running.version().spec.shards.of(&key.head.event);
+        let set_aside = |head: Parked| Commit {
+            unparked: vec![head.id()],
+            dead_letters: vec![DeadLetter { is_skipped: true, ..head.letter }],
+            ..Commit::default()
+        };
+        let is_there = change_head(store, &shard(consumer, index), &key, set_aside).await?;
+        running.poke(index);
+        Ok(is_there)
     }
 
     /// Moves all of a consumer's positions, one after the other: the same move again does no harm.
@@ -170,6 +215,26 @@ impl Host {
         }
         Err(refused.unwrap_or_else(|| not_here(consumer)))
     }
+}
+
+/// Does something to the first event of a key that is parked, if it is that still.
+async fn change_head(
+    store: &OpenStore,
+    shard: &ShardId,
+    key: &ParkedKey,
+    change: impl Fn(Parked) -> Commit,
+) -> Result<bool> {
+    let port = store.database.store();
+    for _ in 0..MOVE_ATTEMPTS {
+        // Before the event, so that the compare fails should the event have been handled since.
+        let row = port.load(shard).await?;
+        let head = port.parked(&shard.consumer, key.key(), key.first, 1).await?.pop();
+        let Some(head) = head.filter(|head| head.place == key.first) else { return Ok(false) };
+        if commit(&store.committer, row.clone(), row, change(head)).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Err(too_fast(&shard.consumer))
 }
 
 /// Commits something with a move of a shard's position that changes nothing but its fence; by itself where nobody ever ran it.

@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Kind, Result},
     event::Cursor,
     open::{Open, OpenStore},
+    parked::Parked,
     shard::Version,
     source::Source,
     start,
@@ -104,10 +105,14 @@ impl Host {
             let from = rows(store, consumer).await?;
             let letters = letters(store, consumer).await?;
             let done = done(reset, &version.spec, &from, &letters, cursor.clone(), &**source).await?;
+            let parked = parked(store, consumer).await?;
             let purged = letters.iter().filter(|letter| compare(&letter.cursor, &cursor).is_gt());
             let purged = purged.map(|letter| (consumer.clone(), letter.event.clone())).collect();
-            let target =
-                Target { cursor: cursor.clone(), last_event, emits_again: reset.emits_again, set_aside: letters };
+            let unparked = parked.iter().filter(|parked| compare(&parked.letter.event.cursor, &cursor).is_gt());
+            let unparked = unparked.map(Parked::id).collect();
+            let waits = |parked: Parked| SetAside { event: parked.letter.event.id, cursor: parked.letter.event.cursor };
+            let set_aside = letters.into_iter().chain(parked.into_iter().map(waits)).collect();
+            let target = Target { cursor: cursor.clone(), last_event, emits_again: reset.emits_again, set_aside };
             let (to, past) = topology::move_all((consumer, &version.spec), target, &from, self.clock.now(), &compare);
             let spec = Spec { past, ..Spec::clone(&version.spec) };
             let at = self.clock.now();
@@ -116,6 +121,7 @@ impl Host {
                 rewrite: Some(Rewrite { consumer: consumer.clone(), from, to, clears_state: reset.clears_state }),
                 deployment: Some((deployment, component.clone())),
                 purged,
+                unparked,
                 ..Commit::default()
             };
             match store.committer.commit(commit).await {
@@ -193,6 +199,22 @@ async fn letters(store: &OpenStore, consumer: &ConsumerId) -> Result<Vec<SetAsid
                 .help(format!("redrive or purge them first: `tendon dlq purge {name} --all`")));
         }
     }
+}
+
+/// Everything that a consumer has parked, in no order.
+async fn parked(store: &OpenStore, consumer: &ConsumerId) -> Result<Vec<Parked>> {
+    let (port, mut all) = (store.database.store(), Vec::new());
+    for key in port.parked_keys(consumer).await? {
+        let mut from = key.first;
+        loop {
+            let mut page = port.parked(consumer, key.key(), from, 1_000).await?;
+            let Some(last) = page.last() else { break };
+            from = last.place + 1;
+            page.iter_mut().for_each(|parked| parked.letter.event.metadata.clear());
+            all.append(&mut page);
+        }
+    }
+    Ok(all)
 }
 
 /// What a reset does, counted.

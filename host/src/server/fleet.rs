@@ -12,6 +12,7 @@ use crate::{
     handler::FailureKind,
     host::Catalog,
     metrics::ConsumerLabels,
+    policy::FULL,
     source::Lag,
     store::{Position, Reason, Status, Store},
     supervisor::Standing,
@@ -21,8 +22,11 @@ use crate::{
 
 use super::{
     Api,
-    views::{ConsumerDetail, ConsumerView, Head, LAG_EVENTS_MAX, ShardView, SwapView, head},
+    views::{ConsumerDetail, ConsumerView, Head, LAG_EVENTS_MAX, Parked, ParkedView, ShardView, SwapView, head},
 };
+
+/// Keys that are shown of those that are parked.
+const PARKED_MAX: usize = 100;
 
 /// The consumers of the config, of one tenant or of all, in the order of their names. What cannot be read of one is
 /// unknown, and hides nothing of the others.
@@ -49,7 +53,7 @@ pub(super) async fn consumer(api: &Api, id: &ConsumerId) -> Result<ConsumerDetai
     if summary.problem.is_some() {
         // It says so itself, and what else there is to say may hang on the same thing.
         let (shards, history) = (Vec::new(), Vec::new());
-        return Ok(ConsumerDetail { summary, spec: None, has_dead_letters: false, shards, history });
+        return Ok(ConsumerDetail { summary, spec: None, has_dead_letters: false, parked: None, shards, history });
     }
     let store = catalog.database(&config.store)?.store();
     let deployment = store.deployments().await?.into_iter().find(|deployment| deployment.consumer == *id);
@@ -61,7 +65,14 @@ pub(super) async fn consumer(api: &Api, id: &ConsumerId) -> Result<ConsumerDetai
     let letters = store.dead_letters(id, &Letters { limit: 1, ..Letters::default() }).await?;
     let spec = deployment.map(|deployment| deployment.spec);
     let shards = if shards.len() > 1 { (0..).zip(shards).map(shard_view).collect() } else { Vec::new() };
-    Ok(ConsumerDetail { summary, spec, has_dead_letters: !letters.is_empty(), shards, history })
+    let keys = store.parked_keys(id).await?;
+    let parked = Some(Parked {
+        keys: keys.len() as u64,
+        events: keys.iter().map(|key| key.events).sum(),
+        first: keys.into_iter().take(PARKED_MAX).map(ParkedView::from).collect(),
+    });
+    let parked = parked.filter(|parked| parked.keys > 0);
+    Ok(ConsumerDetail { summary, spec, has_dead_letters: !letters.is_empty(), parked, shards, history })
 }
 
 async fn standings(api: &Api) -> BTreeMap<ConsumerId, Vec<Standing>> {
@@ -224,6 +235,7 @@ fn status(position: Option<&Position>, standing: Option<&Standing>) -> (&'static
     match (position.map(|position| position.status), standing) {
         (Some(Status::Blocked), _) => ("blocked", reason),
         (Some(Status::Paused), _) => ("paused", reason),
+        (Some(Status::Running), Some(Standing::Running)) if reason.as_ref().is_some_and(is_full) => ("blocked", reason),
         (_, Some(Standing::Stalled { message, since })) => {
             let reason = Reason {
                 code: "stalled".into(),
@@ -241,8 +253,16 @@ fn status(position: Option<&Position>, standing: Option<&Standing>) -> (&'static
     }
 }
 
+fn is_full(reason: &Reason) -> bool {
+    reason.code == FULL
+}
+
 fn next_step(status: &str, reason: Option<&Reason>, name: &str) -> Option<String> {
     match status {
+        "blocked" if reason.is_some_and(is_full) => Some(format!(
+            "deploy a component that can handle what is parked, or `tendon consumer skip {name} EVENT` for each event that keeps a \
+             key parked"
+        )),
         "blocked" => {
             let of_the_filter = reason.is_some_and(|reason| reason.code == FailureKind::Filter.code());
             let mend = match of_the_filter {

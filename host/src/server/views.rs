@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     event::{Cursor, Event, Timestamp},
     host::Catalog,
+    parked::ParkedKey,
     source::HeldUp,
     store::{Reason, Swap},
     telemetry::{StreamLabels, StreamReading},
@@ -98,11 +99,46 @@ pub struct ConsumerDetail {
     /// Whether it has set something aside.
     #[serde(default)]
     pub has_dead_letters: bool,
+    /// What it has parked, if anything.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parked: Option<Parked>,
     /// Its shards, where it has several.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub shards: Vec<ShardView>,
     /// Which components made its commits, shard by shard, oldest first.
     pub history: Vec<SwapView>,
+}
+
+/// What a consumer has parked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Parked {
+    /// How many keys.
+    pub keys: u64,
+    /// How many events of them.
+    pub events: u64,
+    /// The first of the keys.
+    pub first: Vec<ParkedView>,
+}
+
+/// A key that is parked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ParkedView {
+    /// The key.
+    pub key: String,
+    /// How many events wait.
+    pub events: u64,
+    /// Why the first of them does, and when it is tried again; not by itself where that is not said.
+    pub reason: Reason,
+    /// How often that one was tried.
+    pub attempts: u32,
+}
+
+impl From<ParkedKey> for ParkedView {
+    fn from(parked: ParkedKey) -> Self {
+        let ParkedKey { head, events, .. } = parked;
+        let reason = Reason { retry_at: head.redrive_at, ..head.reason };
+        Self { key: head.event.foreign_id.to_string(), events, reason, attempts: head.attempts }
+    }
 }
 
 /// A line of a shard's history.

@@ -31,6 +31,7 @@ pub(super) fn simulation(report: &mut Report) -> Result<()> {
         compares: true,
         redrives: seed % 2 == 0,
         divides: seed % 4 > 1,
+        parks: false,
     };
     let (mut lost, mut doubled, mut faults, mut restarts, mut divided) = (0, 0, 0, 0, 0);
     for seed in report.seed()..report.seed() + seeds {

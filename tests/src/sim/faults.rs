@@ -18,6 +18,7 @@ use tendon::{
     deployment::Deployment,
     error::{Error, Kind, Result},
     event::{Cursor, Event, EventId, EventKey, Timestamp},
+    parked::{Parked, ParkedKey},
     source::{Chunks, Lag, Source, Until},
     store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
@@ -126,6 +127,14 @@ impl Store for FaultyStore {
 
     async fn dead_letter(&self, consumer: &ConsumerId, event: &EventId) -> Result<DeadLetter> {
         self.inner.dead_letter(consumer, event).await
+    }
+
+    async fn parked_keys(&self, consumer: &ConsumerId) -> Result<Vec<ParkedKey>> {
+        self.inner.parked_keys(consumer).await
+    }
+
+    async fn parked(&self, consumer: &ConsumerId, key: &str, from: u64, limit: u32) -> Result<Vec<Parked>> {
+        self.inner.parked(consumer, key, from, limit).await
     }
 
     async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use tokio::sync::{Mutex, Notify};
 
 use super::Failpoints;
@@ -44,6 +45,7 @@ struct Tables {
     deployments: BTreeMap<ConsumerId, Vec<Deployment>>,
     components: BTreeMap<Digest, Bytes>,
     history: BTreeMap<ShardId, Vec<Swap>>,
+    parked: BTreeMap<(ConsumerId, ByteString, u64), DeadLetter>,
     dead_letters: BTreeMap<ConsumerId, BTreeMap<(Timestamp, EventId), DeadLetter>>,
 }
 

@@ -27,6 +27,7 @@ impl Tables {
         }
         if is_gone {
             self.dead_letters.remove(consumer);
+            self.parked.retain(|(owner, ..), _| owner != consumer);
             self.deployments.remove(consumer);
             self.history.retain(|shard, _| shard.consumer != *consumer);
         }

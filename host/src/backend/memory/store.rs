@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use bytestring::ByteString;
 
 use super::{Memory, Tables, no_stream};
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     deployment::Deployment,
     error::{Error, Kind, Result},
     event::{Event, EventId, Timestamp},
+    parked::{Parked, ParkedId, ParkedKey},
     store::{Commit, Committed, Digest, Duplicates, Epoch, Fence, Key, Owner, Position, Revision, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
 };
@@ -103,6 +105,37 @@ impl Store for Memory {
         letter.cloned().ok_or_else(|| backend::no_letter(consumer, event))
     }
 
+    async fn parked_keys(&self, consumer: &ConsumerId) -> Result<Vec<ParkedKey>> {
+        let tables = self.tables.lock().await;
+        let mut keys: Vec<ParkedKey> = Vec::new();
+        for ((_, key, place), letter) in tables.parked.iter().filter(|((owner, ..), _)| owner == consumer) {
+            match keys.last_mut().filter(|last| last.key() == key) {
+                Some(last) => (last.last, last.events) = (*place, last.events + 1),
+                None => {
+                    let mut head = letter.clone();
+                    head.event.metadata = Bytes::new();
+                    keys.push(ParkedKey { head, first: *place, last: *place, events: 1 });
+                }
+            }
+        }
+        Ok(keys)
+    }
+
+    async fn parked(&self, consumer: &ConsumerId, key: &str, from: u64, limit: u32) -> Result<Vec<Parked>> {
+        let tables = self.tables.lock().await;
+        let from = (consumer.clone(), ByteString::from(key), from);
+        let rows = tables.parked.range(from..).take_while(|((owner, other, _), _)| owner == consumer && *other == *key);
+        let mut bytes = 0;
+        let fits = |(_, letter): &(_, &DeadLetter)| {
+            let is_within = bytes < backend::CHUNK_BYTES_MAX;
+            bytes += letter.event.metadata.len() + letter.record().map_or(0, |record| record.len());
+            is_within
+        };
+        let parked =
+            |((.., place), letter): (&(_, _, u64), &DeadLetter)| Parked { place: *place, letter: letter.clone() };
+        Ok(rows.take(limit as usize).take_while(fits).map(parked).collect())
+    }
+
     async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {
         Ok(self.tables.lock().await.history.get(shard).cloned().unwrap_or_default())
     }
@@ -134,6 +167,7 @@ impl Memory {
         let position = tables.advance(commit, epoch);
         tables.apply(commit);
         tables.set_aside(commit);
+        tables.park(commit);
         let appended = emits.len() as u64;
         emits.into_iter().for_each(|emit| tables.append(emit));
         self.failpoints.hit("memory answer").map_err(|error| {
@@ -217,6 +251,16 @@ impl Tables {
         for Redrive { consumer, event, at } in &commit.redrives {
             let letters = self.dead_letters.get_mut(consumer).into_iter().flat_map(|letters| letters.values_mut());
             letters.filter(|letter| letter.event.id == *event).for_each(|letter| letter.redrive_at = *at);
+        }
+    }
+
+    fn park(&mut self, commit: &Commit) {
+        for ParkedId { consumer, key, place } in commit.unparked.iter().cloned() {
+            self.parked.remove(&(consumer, key, place));
+        }
+        for parked in &commit.parked {
+            let ParkedId { consumer, key, place } = parked.id();
+            self.parked.insert((consumer, key, place), parked.letter.clone());
         }
     }
 

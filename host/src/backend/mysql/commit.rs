@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Every place at which a test can make a claim or a commit crash, in the order in which a full commit passes them.
-pub const FAILPOINTS: [&str; 31] = [
+pub const FAILPOINTS: [&str; 33] = [
     "mysql claim begin",
     "mysql claim position",
     "mysql claim counter",
@@ -36,6 +36,8 @@ pub const FAILPOINTS: [&str; 31] = [
     "mysql dead letters",
     "mysql redrives",
     "mysql purge",
+    "mysql unpark",
+    "mysql park",
     "mysql deploy",
     "mysql known keys",
     "mysql event keys",

@@ -11,7 +11,12 @@ use crate::{
 };
 
 /// Step n leads from version n to n + 1. DDL is not transactional here: a step can be made again after its half.
-const STEPS: [&str; 3] = [include_str!("schema.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+const STEPS: [&str; 4] = [
+    include_str!("schema.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+];
 
 /// The version that this code reads and writes.
 pub const SCHEMA_VERSION: i64 = STEPS.len() as i64;

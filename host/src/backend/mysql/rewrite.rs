@@ -19,7 +19,7 @@ use crate::{
 const FOUND: &str = "SELECT * FROM tendon_position WHERE tenant = ? AND consumer = ? FOR UPDATE";
 
 /// What a consumer has, beside its positions and its state.
-const ALL: [&str; 3] = ["dead_letter", "deployment", "history"];
+const ALL: [&str; 4] = ["dead_letter", "parked", "deployment", "history"];
 
 impl Mysql {
     pub(super) async fn rewrite_in(&self, commit: &Commit, rewrite: &Rewrite) -> Result<Committed> {

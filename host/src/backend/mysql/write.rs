@@ -12,6 +12,7 @@ use super::{
     commit::Item,
     failure::Failed,
     foreign::ForeignLog,
+    store::part,
     table::Table,
     text::{Batches, Row, literal},
     transaction::Transaction,
@@ -25,6 +26,7 @@ use crate::{
     dead_letter::Redrive,
     error::{Error, Result},
     event::{EventId, EventKey},
+    parked::ParkedId,
     store::Committed,
     tenant::ConsumerId,
 };
@@ -36,6 +38,12 @@ const SET_ASIDE: &str = "
     INSERT INTO tendon_dead_letter (tenant, consumer, event, shard, at, metadata, record) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON DUPLICATE KEY UPDATE shard = VALUES(shard), at = VALUES(at), metadata = VALUES(metadata),
         record = VALUES(record), redrive_at = NULL";
+
+const PARK: &str = "
+    INSERT INTO tendon_parked (tenant, consumer, `key`, place, event, shard, at, metadata, record, redrive_at) VALUES ";
+const PARK_END: &str = "
+    ON DUPLICATE KEY UPDATE event = VALUES(event), shard = VALUES(shard), at = VALUES(at), metadata = VALUES(metadata),
+        record = VALUES(record), redrive_at = VALUES(redrive_at)";
 
 const COMPONENT: &str = "INSERT INTO tendon_component (digest, piece, bytes) VALUES ";
 /// A component that is there stays.
@@ -101,7 +109,39 @@ impl Mysql {
         self.change_letters(open, "mysql redrives", redrives).await?;
         let purged = items.iter().flat_map(|item| &item.commit.purged);
         let purged = purged.map(|(consumer, event)| ("DELETE FROM tendon_dead_letter".to_owned(), consumer, event));
-        self.change_letters(open, "mysql purge", purged).await
+        self.change_letters(open, "mysql purge", purged).await?;
+        self.write_parked(open, items).await
+    }
+
+    /// What waits no longer, and what does.
+    async fn write_parked(&self, open: &mut Transaction, items: &[&Item<'_>]) -> Result<(), Failed> {
+        let mut keys: BTreeMap<(&ConsumerId, &str), Vec<u64>> = BTreeMap::new();
+        for ParkedId { consumer, key, place } in items.iter().flat_map(|item| &item.commit.unparked) {
+            keys.entry((consumer, key)).or_default().push(*place);
+        }
+        for ((ConsumerId { tenant, name }, key), places) in keys {
+            let key = literal(&part(key));
+            let head = format!(
+                "DELETE FROM tendon_parked WHERE tenant = '{tenant}' AND consumer = '{name}' AND `key` = {key} AND place IN ("
+            );
+            let mut rows = self.batches(head, ")");
+            for place in places {
+                rows.push(&place.to_string())?;
+            }
+            self.send(open, "mysql unpark", rows).await?;
+        }
+        let mut rows = self.batches(PARK, PARK_END);
+        for parked in items.iter().flat_map(|item| &item.commit.parked) {
+            let letter = &parked.letter;
+            let ConsumerId { tenant, name } = &letter.shard.consumer;
+            let row = Row::new().name(tenant.0.as_str()).name(name.as_str()).bytes(&part(&letter.event.foreign_id));
+            let row = row.number(parked.place.cast_signed()).bytes(letter.event.id.0.as_bytes());
+            let row = row.number(i64::from(letter.shard.index)).number(letter.at().0).bytes(&letter.event.metadata);
+            let row = row.bytes(letter.record()?.as_bytes());
+            let again = letter.redrive_at.map_or("NULL".to_owned(), |at| at.0.to_string());
+            rows.push(&row.raw(&again).end())?;
+        }
+        self.send(open, "mysql park", rows).await
     }
 
     /// Does something to dead letters, with a statement for all of a consumer's to which the same is done: by ids alone the

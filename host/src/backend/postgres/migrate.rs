@@ -8,11 +8,12 @@ use super::failure;
 use crate::{backend::failure::is_older, error::Result};
 
 /// Step n leads from version n to n + 1. DDL is transactional here: a step happens as a whole.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
 ];
 
 /// The version that this code reads and writes.

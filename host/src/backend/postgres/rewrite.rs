@@ -21,7 +21,7 @@ const PUT: &str = "
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, '')";
 
 /// What a consumer has, beside its positions and its state.
-const ALL: [&str; 3] = ["dead_letter", "deployment", "history"];
+const ALL: [&str; 4] = ["dead_letter", "parked", "deployment", "history"];
 
 impl Postgres {
     pub(super) async fn rewrite_in(&self, commit: &Commit, rewrite: &Rewrite) -> Result<Committed> {

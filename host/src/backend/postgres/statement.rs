@@ -111,12 +111,28 @@ const PURGE: &str = ", purged AS (
             AND (l->>0)::int4 IN (SELECT item FROM standing)
     )";
 
+const UNPARK: &str = ", unparked AS (
+        DELETE FROM tendon.parked AS p USING json_array_elements($41::json) AS l
+        WHERE p.tenant = l->>1 AND p.consumer = l->>2 AND p.key = decode(l->>3, 'hex') AND p.place = (l->>4)::int8
+            AND (l->>0)::int4 IN (SELECT item FROM standing)
+    )";
+
+const PARK: &str = ", parked AS (
+        INSERT INTO tendon.parked (tenant, consumer, event, shard, at, metadata, record, key, place, redrive_at)
+        SELECT l->>1, l->>2, decode(l->>3, 'hex'), (l->>4)::int8, (l->>5)::int8, decode(l->>6, 'hex'), l->>7,
+            decode(l->>8, 'hex'), (l->>9)::int8, (l->>10)::int8
+        FROM json_array_elements($40::json) AS l WHERE (l->>0)::int4 IN (SELECT item FROM standing)
+        ON CONFLICT (tenant, consumer, key, place) DO UPDATE
+            SET event = excluded.event, shard = excluded.shard, at = excluded.at, metadata = excluded.metadata,
+                record = excluded.record, redrive_at = excluded.redrive_at
+    )";
+
 const DEPLOYMENT: &str = ", component AS (
         INSERT INTO tendon.component (digest, bytes)
-        SELECT $40, $41 WHERE EXISTS (SELECT 1 FROM standing) ON CONFLICT DO NOTHING
+        SELECT $42, $43 WHERE EXISTS (SELECT 1 FROM standing) ON CONFLICT DO NOTHING
     ), deployment AS (
         INSERT INTO tendon.deployment (tenant, consumer, epoch, digest, spec, at)
-        SELECT $42, $43, $44, $40, $45, $46 WHERE EXISTS (SELECT 1 FROM standing)
+        SELECT $44, $45, $46, $42, $47, $48 WHERE EXISTS (SELECT 1 FROM standing)
     )";
 
 /// The columns of the commits' moves.
@@ -180,10 +196,13 @@ pub(super) fn statement<'a>(items: &'a [Item<'a>], wanted: &'a [Committed]) -> R
     let commits = || items.iter().enumerate().map(|(number, item)| (number, item.commit));
     let (set_aside, purged) = (dead_letter::set_aside(commits())?, dead_letter::purged(commits()));
     let redrives = dead_letter::redrives(commits());
+    let (parked, unparked) = (dead_letter::parked(commits())?, dead_letter::unparked(commits()));
     let mut sql = sql(&moves, &writes, &emits, items);
     sql.push_str(set_aside.as_ref().map_or("", |_| SET_ASIDE));
     sql.push_str(redrives.as_ref().map_or("", |_| REDRIVE));
     sql.push_str(purged.as_ref().map_or("", |_| PURGE));
+    sql.push_str(parked.as_ref().map_or("", |_| PARK));
+    sql.push_str(unparked.as_ref().map_or("", |_| UNPARK));
     sql.push_str(if deployment.is_some() { DEPLOYMENT } else { "" });
     sql.push_str(" SELECT ARRAY(SELECT item FROM moved), ");
     sql.push_str(if emits.item.is_empty() { "0::int8" } else { "(SELECT count(*) FROM fresh)" });
@@ -197,7 +216,7 @@ pub(super) fn statement<'a>(items: &'a [Item<'a>], wanted: &'a [Committed]) -> R
     query = query.bind(writes.value).bind(emits.item).bind(emits.key).bind(emits.number).bind(emits.r#type);
     query =
         query.bind(emits.foreign_id).bind(emits.timestamp).bind(emits.metadata).bind(emits.headers).bind(emits.trace);
-    query = query.bind(moves.swaps).bind(set_aside).bind(purged).bind(redrives);
+    query = query.bind(moves.swaps).bind(set_aside).bind(purged).bind(redrives).bind(parked).bind(unparked);
     if let Some(((deployment, component), epoch)) = deployment {
         let spec = serde_json::to_string(&deployment.spec)
             .map_err(|error| Error::corrupt("a spec is not JSON").because(error))?;

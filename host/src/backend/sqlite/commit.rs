@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Every place at which a test can make a claim or a commit crash, in the order in which a full commit passes them.
-pub const FAILPOINTS: [&str; 29] = [
+pub const FAILPOINTS: [&str; 31] = [
     "sqlite claim counter",
     "sqlite claim position",
     "sqlite claim commit",
@@ -41,6 +41,8 @@ pub const FAILPOINTS: [&str; 29] = [
     "sqlite dead letters",
     "sqlite redrives",
     "sqlite purge",
+    "sqlite unpark",
+    "sqlite park",
     "sqlite component",
     "sqlite deployment",
     "sqlite commit",

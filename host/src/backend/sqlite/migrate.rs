@@ -14,11 +14,12 @@ use crate::{
 const APPLICATION_ID: i64 = 0x746e_646e;
 
 /// Step n leads from version n to n + 1.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
 ];
 
 /// The version that this code reads and writes.

@@ -23,7 +23,7 @@ const PUT: &str = "
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '')";
 
 /// What a consumer has, beside its positions and its state.
-const ALL: [&str; 3] = ["dead_letter", "deployment", "history"];
+const ALL: [&str; 4] = ["dead_letter", "parked", "deployment", "history"];
 
 const LOG: &str = "INSERT INTO state_log (writes) VALUES (?)";
 const FORGET: &str = "DELETE FROM state_log WHERE id < ?";

@@ -11,6 +11,7 @@ use crate::{
     deployment::Deployment,
     error::{Error, Result},
     event::EventId,
+    parked::{Parked, ParkedKey},
     store::{Commit, Committed, Digest, Fence, Key, Owner, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
 };
@@ -37,6 +38,25 @@ const LETTERS: &str = "
     ) AS page JOIN dead_letter AS d ON d.event = page.event
     WHERE ahead < ? AND d.tenant = ? AND d.consumer = ? ORDER BY d.at, d.event";
 const DUE: &str = "AND redrive_at IS NOT NULL";
+
+/// The keys that are parked: what is first of each, and how many there are.
+const PARKED_KEYS: &str = "
+    SELECT p.tenant, p.consumer, p.event, p.shard, x'' AS metadata, p.record, p.redrive_at, k.first, k.last, k.events
+    FROM (
+        SELECT key, MIN(place) AS first, MAX(place) AS last, COUNT(*) AS events FROM parked
+        WHERE tenant = ?1 AND consumer = ?2 GROUP BY key
+    ) AS k JOIN parked AS p ON p.key = k.key AND p.place = k.first
+    WHERE p.tenant = ?1 AND p.consumer = ?2 ORDER BY p.key";
+
+/// Events of a key, as long as what is ahead of them has not too many bytes.
+const PARKED: &str = "
+    SELECT p.* FROM (
+        SELECT place, SUM(bytes) OVER (ORDER BY place ROWS UNBOUNDED PRECEDING) - bytes AS ahead FROM (
+            SELECT place, LENGTH(metadata) + LENGTH(record) AS bytes FROM parked
+            WHERE tenant = ?1 AND consumer = ?2 AND key = ?3 AND place >= ?4 ORDER BY place LIMIT ?5
+        ) AS first
+    ) AS page JOIN parked AS p ON p.place = page.place
+    WHERE ahead < ?6 AND p.tenant = ?1 AND p.consumer = ?2 AND p.key = ?3 ORDER BY p.place";
 
 #[async_trait]
 impl Store for Sqlite {
@@ -122,6 +142,26 @@ impl Store for Sqlite {
             .try_map(|found: SqliteRow| row::dead_letter(&found));
         let letter = letter.fetch_optional(&self.0.readers).await.map_err(|error| self.failed("read", error))?;
         letter.ok_or_else(|| no_letter(consumer, event))
+    }
+
+    async fn parked_keys(&self, consumer: &ConsumerId) -> Result<Vec<ParkedKey>> {
+        let keys = sqlx::query(PARKED_KEYS)
+            .bind(consumer.tenant.0.as_str())
+            .bind(consumer.name.as_str())
+            .try_map(|found: SqliteRow| row::parked_key(&found));
+        self.rows(keys.fetch_all(&self.0.readers).await)
+    }
+
+    async fn parked(&self, consumer: &ConsumerId, key: &str, from: u64, limit: u32) -> Result<Vec<Parked>> {
+        let parked = sqlx::query(PARKED)
+            .bind(consumer.tenant.0.as_str())
+            .bind(consumer.name.as_str())
+            .bind(key.as_bytes())
+            .bind(from.cast_signed())
+            .bind(i64::from(limit))
+            .bind(CHUNK_BYTES_MAX as i64)
+            .try_map(|found: SqliteRow| row::parked(&found));
+        self.rows(parked.fetch_all(&self.0.readers).await)
     }
 
     async fn history(&self, shard: &ShardId) -> Result<Vec<Swap>> {

@@ -38,6 +38,16 @@ const PURGE: &str = "
         SELECT value->>1, value->>2, unhex(value->>3) FROM json_each(?1)
     )";
 
+const PARK: &str = "
+    INSERT OR REPLACE INTO parked (tenant, consumer, event, shard, at, metadata, record, key, place, redrive_at)
+    SELECT value->>1, value->>2, unhex(value->>3), value->>4, value->>5, unhex(value->>6), value->>7, unhex(value->>8),
+        value->>9, value->>10 FROM json_each(?1)";
+
+const UNPARK: &str = "
+    DELETE FROM parked WHERE (tenant, consumer, key, place) IN (
+        SELECT value->>1, value->>2, unhex(value->>3), value->>4 FROM json_each(?1)
+    )";
+
 const INSERT_COMPONENT: &str = "INSERT INTO component (digest, bytes) VALUES (?, ?) ON CONFLICT DO NOTHING";
 
 const INSERT_DEPLOYMENT: &str =
@@ -141,13 +151,15 @@ impl Sqlite {
         done.map(drop).map_err(|error| self.failed("commit to", error))
     }
 
-    /// What is set aside, what of it is to be handled again, and what no longer is there.
+    /// What is set aside, what of it is to be handled again, and what no longer is there; what waits, and what does no longer.
     pub(super) async fn write_dead_letters(&self, open: &mut Transaction<'_>, items: &[&Item<'_>]) -> Result<()> {
         let commits = || items.iter().map(|item| (0, item.commit));
         let all = [
             ("sqlite dead letters", SET_ASIDE, dead_letter::set_aside(commits())?),
             ("sqlite redrives", REDRIVE, dead_letter::redrives(commits())),
             ("sqlite purge", PURGE, dead_letter::purged(commits())),
+            ("sqlite unpark", UNPARK, dead_letter::unparked(commits())),
+            ("sqlite park", PARK, dead_letter::parked(commits())?),
         ];
         for (point, sql, rows) in all {
             if let Some(rows) = rows {
