@@ -9,6 +9,7 @@ pub mod gap;
 pub mod guests;
 pub mod letter_suite;
 pub mod native;
+pub mod park_suite;
 pub mod place;
 pub mod project;
 pub mod proof;

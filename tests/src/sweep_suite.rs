@@ -18,6 +18,7 @@ use crate::{
     deployments::deployment,
     faulty::{Fault, FaultySource, FaultyStore, When},
     letter_suite::{letter, set_aside},
+    park_suite::parked,
     place::{Place, append, claim, commit, consumer, emit, filled, read, shard, stream},
     state_suite::{get, writes},
     store_suite::full,
@@ -46,6 +47,7 @@ struct Seen {
     history: usize,
     deployments: usize,
     set_aside: Vec<String>,
+    parked: Vec<String>,
 }
 
 async fn see(database: &Database) -> Seen {
@@ -58,6 +60,7 @@ async fn see(database: &Database) -> Seen {
         history: store.history(&shard("c")).await.unwrap().len(),
         deployments: store.deployments().await.unwrap().len(),
         set_aside: set_aside(&*store, &consumer("c")).await,
+        parked: store.parked_keys(&consumer("c")).await.unwrap().iter().map(|key| key.key().to_string()).collect(),
     }
 }
 
@@ -67,7 +70,9 @@ async fn prepared<P: Place>() -> (P, Database, Commit) {
     let (database, _) = filled(&place, "out", 2).await;
     let changes = writes(&consumer("c"), "", [("old", Some(&b"x"[..])), ("gone", None)]);
     let dead_letters = vec![letter(&shard("c"), "to be purged", 0)];
-    commit(&*database.store(), Commit { changes, dead_letters, ..Commit::default() }).await.unwrap();
+    let waits = vec![parked(&shard("c"), "old", 1, "1")];
+    let before = Commit { changes, dead_letters, parked: waits.clone(), ..Commit::default() };
+    commit(&*database.store(), before).await.unwrap();
     // So much that a store which puts work off has to do it with the next write.
     let big = vec![7; STATE_VALUE_BYTES_MAX];
     for _ in 0..8 {
@@ -82,6 +87,8 @@ async fn prepared<P: Place>() -> (P, Database, Commit) {
     write.purged = vec![(consumer("c"), EventId("to be purged".into()))];
     let wish = Redrive { consumer: consumer("c"), event: EventId("poison".into()), at: Some(Timestamp(1)) };
     write.redrives = vec![wish];
+    write.unparked = vec![waits[0].id()];
+    write.parked = vec![parked(&shard("c"), "new", 1, "2")];
     write.deployment = Some((deployment(&consumer("c"), b"wasm"), Bytes::from("wasm")));
     (place, database, write)
 }
@@ -119,7 +126,7 @@ pub async fn crash_everywhere<P: Place>() -> Swept {
                 (vec!["41".to_owned()], Bytes::from("7"), None)
             );
             assert_eq!((after.events.len(), after.history, after.deployments), (3, 1, 1));
-            assert_eq!(after.set_aside, ["poison"]);
+            assert_eq!((after.set_aside, after.parked), (vec!["poison".to_owned()], vec!["new".to_owned()]));
             assert_eq!(commit(&*database.store(), write).await.unwrap_err().kind(), Kind::Fenced);
         }
     }

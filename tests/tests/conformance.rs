@@ -61,6 +61,9 @@ conformance! {
         letter_suite::dead_letters_are_read_by_pages_of_bounded_bytes;
         letter_suite::a_wish_to_handle_a_dead_letter_again_is_kept;
         letter_suite::purged_dead_letters_are_gone;
+        park_suite::an_event_is_parked_iff_its_move_is;
+        park_suite::queues_are_in_their_order_and_each_consumer_s_own;
+        park_suite::queues_are_read_by_pages_of_bounded_bytes;
         rewrite_suite::other_positions_take_the_place_of_all;
         rewrite_suite::a_rewrite_that_comes_too_late_changes_nothing;
         rewrite_suite::a_state_is_emptied_with_the_move;

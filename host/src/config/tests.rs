@@ -87,7 +87,9 @@ fn the_sample_for_a_server_says_nothing_but_defaults_besides_names() {
     usual.trace = Some("trace".parse().unwrap());
     usual.sequence = Some("order_events_id_seq".parse().unwrap());
     assert_eq!(stream.table.take(), Some(usual));
-    let legacy = whole.consumers.values_mut().next().unwrap().legacy_cursor.take().unwrap();
+    let billing = whole.consumers.values_mut().next().unwrap();
+    assert_eq!(billing.state.take(), Some(billing.state()));
+    let legacy = billing.legacy_cursor.take().unwrap();
     assert_eq!((legacy.name.as_str(), legacy.mirror), ("billing", false));
     let mut sample = parsed(SAMPLE).unwrap();
     sample.stores = whole.stores.clone();
