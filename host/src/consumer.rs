@@ -203,7 +203,7 @@ impl<'a> Run<'a> {
         let selected = self.share.select(piece, &**self.shard.tailer.source());
         let mut rest: &[Event] = &selected.matching;
         while let Some(first) = rest.first() {
-            if self.parking.holds(first) {
+            if self.parking.holds(first) && self.ready_at(first) <= self.shard.clock.now() {
                 match self.park(first, None).await? {
                     After::Again => {}
                     After::Next => rest = rest.get(1..).unwrap_or_default(),

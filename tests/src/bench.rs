@@ -115,7 +115,18 @@ impl Running {
         tailer: Arc<Tailer>,
         version: Version,
     ) -> Result<Self> {
-        let shard = ShardId { consumer: consumer(text), index: 0 };
+        Self::start_shard((text, 0), database, committer, tailer, version)
+    }
+
+    /// Starts one of its shards.
+    pub fn start_shard(
+        (text, index): (&str, u32),
+        database: &Database,
+        committer: Committer,
+        tailer: Arc<Tailer>,
+        version: Version,
+    ) -> Result<Self> {
+        let shard = ShardId { consumer: consumer(text), index };
         let metrics = ConsumerMetrics::unregistered(&shard.consumer);
         let store = database.store();
         let supervised = Supervised::start(Arc::new(version), |ends| Shard {

@@ -63,6 +63,8 @@ pub struct Plan {
     pub divides: bool,
     /// Whether the store compares at all; the control does not.
     pub compares: bool,
+    /// Whether shards that were divided anew know what those before them have handled; the control does not.
+    pub remembers: bool,
     /// Whether the keys of poison are parked, in place of what is set aside.
     pub parks: bool,
     /// Whether poison is none any more after a minute, and an operator then has all that was set aside handled again.
@@ -173,7 +175,7 @@ async fn simulate(plan: Plan) -> Outcome {
     for text in ["in", "out"] {
         database.create_stream(&stream(text), Order::Native).await.unwrap();
     }
-    let faults = Arc::new(Faults::new(plan.compares));
+    let faults = Arc::new(Faults::new(&plan));
     let cured = Arc::new(AtomicBool::new(false));
     let source = database.source(&stream("in")).await.unwrap();
     let world = Arc::new(World {
@@ -187,7 +189,7 @@ async fn simulate(plan: Plan) -> Outcome {
     });
     tokio::spawn(produce(database.store(), plan, world.clock));
     if plan.divides {
-        tokio::spawn(divide(world.clone()));
+        tokio::spawn(divide(world.clone(), plan.remembers));
     }
     if plan.redrives {
         tokio::spawn(redrive(database.store(), cured));
@@ -204,6 +206,7 @@ async fn simulate(plan: Plan) -> Outcome {
         sleep(Duration::from_millis(50)).await;
     }
     sleep(Duration::from_secs(5)).await;
+    assert!(!lives.iter().any(tokio::task::JoinHandle::is_finished), "{plan:?}: a host panicked");
     lives.iter().for_each(tokio::task::JoinHandle::abort);
     Outcome {
         counted: count(&*database.store(), &plan).await,
@@ -282,7 +285,7 @@ async fn has_arrived(world: &World, store: &dyn Store, head: &Cursor) -> bool {
 }
 
 /// An operator who divides the consumer anew, by another key and into another number, while its shards run, stand or are behind.
-async fn divide(world: Arc<World>) {
+async fn divide(world: Arc<World>, remembers: bool) {
     loop {
         sleep(Duration::from_millis(fastrand::u64(0..6_000))).await;
         if world.faults.calm.load(Relaxed) {
@@ -306,6 +309,7 @@ async fn divide(world: Arc<World>) {
         };
         let mut deployed = world.deployed.lock().unwrap();
         if is_done {
+            let past = if remembers { past } else { Past { number, ..Past::default() } };
             *deployed = (deployed.0.max(epoch) + 1, Spec { shards: to, past, ..spec });
         }
     }

@@ -5,7 +5,17 @@ use std::collections::BTreeMap;
 use tendon_tests::sim::{Plan, is_poison, run};
 
 fn plan(seed: u64) -> Plan {
-    Plan { seed, events: 300, keys: 7, hosts: 1, compares: true, redrives: false, divides: false, parks: false }
+    Plan {
+        seed,
+        events: 300,
+        keys: 7,
+        hosts: 1,
+        compares: true,
+        redrives: false,
+        divides: false,
+        parks: false,
+        remembers: true,
+    }
 }
 
 /// Checks that every event was counted and emitted once, in order, or set aside, and gives the faults that it took and the swaps.
@@ -105,6 +115,13 @@ fn parked_keys_lose_and_double_nothing_and_keep_their_order_whatever_fails() {
 #[test]
 fn without_the_compare_the_same_faults_double_events() {
     let control = |seed| Plan { hosts: 3, compares: false, ..plan(seed) };
+    let doubled: usize = (0..10).map(|seed| run(control(seed)).lost_and_doubled(&control(seed)).1).sum();
+    assert!(doubled > 0, "the control must fail, or the zero above means nothing");
+}
+
+#[test]
+fn without_what_older_shards_have_handled_new_ones_double_it() {
+    let control = |seed| Plan { divides: true, remembers: false, ..plan(seed) };
     let doubled: usize = (0..10).map(|seed| run(control(seed)).lost_and_doubled(&control(seed)).1).sum();
     assert!(doubled > 0, "the control must fail, or the zero above means nothing");
 }

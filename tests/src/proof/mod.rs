@@ -3,6 +3,7 @@
 mod idle;
 mod latency;
 mod logic;
+mod policies;
 mod reload;
 mod replay;
 pub mod report;
@@ -18,8 +19,9 @@ pub use latency::append_events;
 use report::Report;
 
 /// The proofs, and what each shows.
-pub const LIST: [(&str, &str); 2] = [
+pub const LIST: [(&str, &str); 3] = [
     ("spine", "exactly once at the speed of the stream: costs per event, crash sweep, reloads"),
+    ("policies", "what fails holds up nobody else: parked keys, shards side by side, divided anew under faults"),
     ("sql", "MariaDB and PostgreSQL: costs per event, merged commits, from a commit to its handler"),
 ];
 
@@ -37,6 +39,7 @@ pub enum Scale {
 pub fn run(name: &str, scale: Scale, only: Option<&str>) -> Result<bool> {
     let mut report = Report::new(name, scale, only);
     match name {
+        "policies" => policies::prove(&mut report)?,
         "sql" => sql::prove(&mut report)?,
         _ => spine::prove(&mut report)?,
     }

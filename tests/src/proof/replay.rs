@@ -153,11 +153,16 @@ fn name(text: &str) -> Name {
 
 /// Appends events with about 100 bytes of JSON, their foreign ids uniform.
 pub(super) async fn fill(url: &str, events: u64, seed: u64) -> Result<()> {
+    fill_with(url, events, KEYS, seed).await
+}
+
+/// The same, with so many foreign ids.
+pub(super) async fn fill_with(url: &str, events: u64, keys: u64, seed: u64) -> Result<()> {
     fastrand::seed(seed);
     let database = Database::open(url, Options { durability: Durability::Relaxed, read_only: false }).await?;
     database.create_stream(&stream(), Order::Native).await?;
     for first in (0..events).step_by(10_000) {
-        let emits = (first..events.min(first + 10_000)).map(event).collect();
+        let emits = (first..events.min(first + 10_000)).map(|n| event(n, keys)).collect();
         let commit = Commit { changes: Changes { emits, ..Changes::default() }, ..Commit::default() };
         database.store().commit(&[commit]).await.remove(0)?;
     }
@@ -165,9 +170,9 @@ pub(super) async fn fill(url: &str, events: u64, seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// The n-th event of the stream.
-pub(super) fn event(n: u64) -> Emit {
-    let key = fastrand::u64(..KEYS);
+/// The n-th event of the stream, of one of so many keys.
+fn event(n: u64, keys: u64) -> Emit {
+    let key = fastrand::u64(..keys);
     let metadata = format!(
         r#"{{"quake":"us{n:09}","mag":{:.2},"place":"{}km NNE of Amboy, Washington","depth_km":{:.1}}}"#,
         fastrand::f64() * 9.0,

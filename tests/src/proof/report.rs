@@ -67,6 +67,12 @@ impl Report {
         self.add(what, format!("≥ {target}"), measured.to_string(), Verdict::Count(measured >= target));
     }
 
+    /// A figure that must be at least this.
+    pub fn no_less(&mut self, what: &str, unit: &str, target: f64, measured: f64) {
+        let is_met = Verdict::Figure(measured >= target);
+        self.add(what, format!("≥ {target} {unit}"), format!("{measured:.2} {unit}"), is_met);
+    }
+
     /// A figure that must be at most this.
     pub fn at_most(&mut self, what: &str, unit: &str, target: f64, measured: f64) {
         let is_met = Verdict::Figure(measured <= target);

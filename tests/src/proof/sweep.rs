@@ -32,6 +32,7 @@ pub(super) fn simulation(report: &mut Report) -> Result<()> {
         redrives: seed % 2 == 0,
         divides: seed % 4 > 1,
         parks: false,
+        remembers: true,
     };
     let (mut lost, mut doubled, mut faults, mut restarts, mut divided) = (0, 0, 0, 0, 0);
     for seed in report.seed()..report.seed() + seeds {

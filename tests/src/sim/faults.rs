@@ -25,17 +25,22 @@ use tendon::{
 };
 use tokio::time::sleep;
 
+use super::Plan;
+
 /// Decides what goes wrong, and keeps the trace.
 pub(super) struct Faults {
     pub(super) calm: AtomicBool,
     compares: bool,
+    /// Whether an event may be emitted twice: a control is not to be saved by what the store refuses.
+    doubles: bool,
     pub(super) injected: AtomicU64,
     trace: Mutex<Sha256>,
 }
 
 impl Faults {
-    pub(super) fn new(compares: bool) -> Self {
-        Self { calm: AtomicBool::new(false), compares, injected: AtomicU64::new(0), trace: Mutex::default() }
+    pub(super) fn new(plan: &Plan) -> Self {
+        let (compares, doubles) = (plan.compares, !plan.compares || !plan.remembers);
+        Self { calm: AtomicBool::new(false), compares, doubles, injected: AtomicU64::new(0), trace: Mutex::default() }
     }
 
     pub(super) fn trace(&self) -> String {
@@ -99,6 +104,8 @@ impl Store for FaultyStore {
             for r#move in commits.iter_mut().filter_map(|commit| commit.r#move.as_mut()) {
                 r#move.from = self.inner.load(&r#move.from.shard).await.unwrap();
             }
+        }
+        if self.faults.doubles {
             for emit in commits.iter_mut().flat_map(|commit| &mut commit.changes.emits) {
                 emit.key = EventKey::new(Timestamp(0), &[&fastrand::u64(..).to_le_bytes()]);
             }

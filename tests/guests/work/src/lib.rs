@@ -1,4 +1,4 @@
-//! What the proofs measure: a guest that does nothing, parses, counts or emits, as its config key `does` says.
+//! What the proofs measure: a guest that does nothing, parses, counts, emits, or computes, as its config key `does` says.
 
 use std::{
     collections::{HashMap, hash_map::Entry as Place},
@@ -10,13 +10,20 @@ use tendon_sdk::{Entry, Error, Event, Result, config, emit, state};
 
 /// Bytes of a value of the state.
 const VALUE_BYTES: usize = 64;
+/// The key that `count-but-one` cannot handle.
+const POISON: &str = "key-00000";
+/// Rounds over the payload of an event that is computed with: some ten microseconds.
+const ROUNDS: usize = 200;
 
 #[derive(Clone, Copy)]
 enum Work {
     Nothing,
     Parse,
     Count,
+    /// The same, but for the events of one key.
+    CountButOne,
     Emit,
+    Compute,
 }
 
 static WORK: OnceLock<Work> = OnceLock::new();
@@ -36,7 +43,9 @@ pub fn init() -> Result<()> {
         Some("empty") => Work::Nothing,
         Some("parse") => Work::Parse,
         Some("count") => Work::Count,
+        Some("count-but-one") => Work::CountButOne,
         Some("emit") => Work::Emit,
+        Some("compute") => Work::Compute,
         other => return Err(Error::reject(format!("`does` is {other:?}"))),
     };
     // An instance is initialised once.
@@ -51,6 +60,17 @@ pub fn handle(event: &Event) -> Result<()> {
         Some(Work::Count) => {
             parse(event)?;
             count(&event.foreign_id)
+        }
+        Some(Work::CountButOne) => {
+            parse(event)?;
+            if event.foreign_id == POISON {
+                return Err(Error::retry("never this one"));
+            }
+            count(&event.foreign_id)
+        }
+        Some(Work::Compute) => {
+            compute(event);
+            Ok(())
         }
         Some(Work::Emit) => {
             parse(event)?;
@@ -78,6 +98,17 @@ fn parse(event: &Event) -> Result<()> {
         return Err(Error::reject("not a quake"));
     }
     Ok(())
+}
+
+/// Takes CPU and nothing else.
+fn compute(event: &Event) {
+    let mut hash = 0_u64;
+    for _ in 0..ROUNDS {
+        for byte in &event.metadata {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(5);
+        }
+    }
+    std::hint::black_box(hash);
 }
 
 /// Reads the key's value, counts in it, writes it.

@@ -1,0 +1,278 @@
+//! What consumers do when something fails or is too much for one: a poison key among many, shards side by side, and shards that
+//! are divided anew while everything fails.
+
+use std::{
+    cmp::Ordering,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use tendon::{
+    backend::{Database, Options},
+    committer::Committer,
+    deployment::{Spec, StateScope},
+    event::{Cursor, Event},
+    handler::HandlerFactory,
+    policy::{OnExhausted, RetryPolicy},
+    shard::Version,
+    source::{Chunks, Lag, Source, Until},
+    store::{Epoch, Scope, Store},
+    tailer::Tailer,
+    topology::Shards,
+};
+
+use super::{
+    Scale,
+    replay::{fill_with, stream},
+    report::Report,
+};
+use crate::{
+    bench::{self, Bench, Running},
+    place::{Place as _, SqlitePlace},
+    sim::{self, Plan},
+};
+
+/// Keys of the stream, one of which is poison.
+const KEYS: u64 = 1_000;
+const POISON: &str = "key-00000";
+/// Shards that are compared with one.
+const SHARDS: u32 = 8;
+
+/// Runs all of it.
+pub(super) fn prove(report: &mut Report) -> Result<()> {
+    if report.is_whole() {
+        simulation(report);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        if report.wants("poison") {
+            poison(report).await?;
+        }
+        if report.wants("shards") {
+            shards(report).await?;
+        }
+        Ok(())
+    })
+}
+
+/// Parked keys and shards that are divided anew, on the very loop, under faults.
+fn simulation(report: &mut Report) {
+    let seeds = if report.scale() == Scale::Full { 1_000 } else { 40 };
+    let plan = |seed: u64| Plan {
+        seed,
+        events: 300,
+        keys: 11,
+        hosts: 1 + (seed % 3) as u32,
+        compares: true,
+        divides: seed % 4 > 0,
+        remembers: true,
+        parks: seed % 2 == 0,
+        redrives: true,
+    };
+    let (mut lost, mut doubled, mut waiting, mut faults, mut divided) = (0, 0, 0, 0, 0);
+    for seed in report.seed()..report.seed() + seeds {
+        let outcome = sim::run(plan(seed));
+        let (l, d) = outcome.lost_and_doubled(&plan(seed));
+        (lost, doubled) = (lost + l as u64, doubled + d as u64);
+        waiting += (outcome.parked.len() + outcome.set_aside.len()) as u64;
+        (faults, divided) = (faults + outcome.faults, divided + outcome.divided);
+    }
+    report.count("simulation, poison that is cured: events lost", 0, lost);
+    report.count("simulation: events applied twice", 0, doubled);
+    report.count("simulation: events that still wait or are set aside", 0, waiting);
+    report.beside("simulated runs, faults injected, divided anew", format!("{seeds}, {faults}, {divided}"));
+    let control = |seed| Plan { divides: true, parks: false, remembers: false, ..plan(seed) };
+    let doubled: u64 = (0..10).map(|seed| sim::run(control(seed)).lost_and_doubled(&control(seed)).1 as u64).sum();
+    report.at_least("control, new shards that know nothing of the old: applied twice", 1, doubled);
+}
+
+/// A replay of a stream with one key of many that cannot be handled, beside the same one that can.
+async fn poison(report: &mut Report) -> Result<()> {
+    let (events, rounds) = if report.scale() == Scale::Full { (300_000, 5) } else { (5_000, 1) };
+    let place = SqlitePlace::fresh().await;
+    fill_with(&place.url(), events, KEYS, report.seed()).await?;
+    let bench = Bench::new().await?;
+    let (healthy, poisoned) = (bench.guest("count").await?, bench.version_of("count-but-one", 1).await?);
+    let mut best = [Duration::MAX; 2];
+    let (mut parked, mut drained, mut drained_in) = (0, 0, Duration::MAX);
+    for _ in 0..rounds {
+        for (best, factory) in best.iter_mut().zip([&healthy, &poisoned]) {
+            let run = Parked::run(&place, factory.clone()).await?;
+            *best = (*best).min(run.took);
+            if Arc::ptr_eq(factory, &poisoned) {
+                let Drained { waiting, counted, took } = run.mend(&healthy).await?;
+                (parked, drained, drained_in) = (waiting, drained + counted, drained_in.min(took));
+            }
+            run.database.close().await;
+        }
+    }
+    let rate = |took: Duration, of: u64| of as f64 / took.as_secs_f64();
+    let (without, with) = (rate(best[0], events), rate(best[1], events - parked));
+    let [a, b] = [without, with].map(|rate| format!("{rate:.0}/s"));
+    report.at_least("events of one poison key among 1,000 that were parked", 1, parked);
+    report.count("of those, counted in their key after a reload", parked * rounds, drained);
+    report.beside("how long a reload took until they were", format!("{:.1} ms", drained_in.as_secs_f64() * 1e3));
+    report.beside("events handled without it, and others with it", format!("{a}, {b}"));
+    report.no_less("1 poison key among 1,000: the others' throughput", "of without", 0.9, with / without);
+    Ok(())
+}
+
+/// A consumer that parks keys, once it is at the head.
+struct Parked {
+    database: Database,
+    running: Running,
+    store: Arc<dyn Store>,
+    name: String,
+    took: Duration,
+}
+
+/// What a reload came to.
+struct Drained {
+    waiting: u64,
+    counted: u64,
+    took: Duration,
+}
+
+fn spec() -> Spec {
+    let retry = RetryPolicy {
+        on_exhausted: OnExhausted::ParkKey,
+        parked_events: 1_000_000,
+        base: Duration::from_millis(10),
+        ..RetryPolicy::default()
+    };
+    Spec { state: StateScope::Key, retry, ..bench::spec(stream()) }
+}
+
+impl Parked {
+    async fn run(place: &SqlitePlace, factory: Arc<dyn HandlerFactory>) -> Result<Self> {
+        let database = Database::open(&place.url(), Options::default()).await?;
+        let tailer = Tailer::start(database.source(&stream()).await?);
+        let head = tailer.source().head().await?;
+        let (store, name) = (database.store(), format!("parks-{}", fastrand::u64(..)));
+        let committer = Committer::start(store.clone());
+        let version = Version { epoch: Epoch(0), spec: Arc::new(spec()), factory };
+        let began = Instant::now();
+        let running = Running::start(&name, &database, committer, tailer, version)?;
+        running.until(&head).await?;
+        Ok(Self { database, running, store, name, took: began.elapsed() })
+    }
+
+    /// How many events wait.
+    async fn parked(&self) -> Result<u64> {
+        let keys = self.store.parked_keys(&bench::consumer(&self.name)).await?;
+        Ok(keys.iter().map(|key| key.events).sum())
+    }
+
+    /// Reloads a component that can handle the key, and waits until nothing does any more.
+    async fn mend(&self, factory: &Arc<dyn HandlerFactory>) -> Result<Drained> {
+        let waiting = self.parked().await?;
+        let version = Version { epoch: Epoch(1), spec: Arc::new(spec()), factory: factory.clone() };
+        let began = Instant::now();
+        self.running.supervised.swap(Arc::new(version), Duration::from_secs(30)).await;
+        while self.parked().await? > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let took = began.elapsed();
+        let scope = Scope { consumer: bench::consumer(&self.name), part: POISON.into() };
+        let value = self.store.get(&scope, &[POISON.into()]).await?.remove(0);
+        let counted = value.and_then(|value| Some(u64::from_le_bytes(*value.first_chunk()?))).unwrap_or_default();
+        Ok(Drained { waiting, counted, took })
+    }
+}
+
+/// A stream whose events are counted as they are read.
+struct Counting {
+    inner: Arc<dyn Source>,
+    read: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl Source for Counting {
+    async fn head(&self) -> tendon::error::Result<Cursor> {
+        self.inner.head().await
+    }
+
+    async fn stream(&self, after: Cursor, until: Until) -> tendon::error::Result<Chunks> {
+        let read = self.read.clone();
+        let chunks = self.inner.stream(after, until).await?;
+        Ok(Box::pin(chunks.inspect(move |chunk| {
+            read.fetch_add(chunk.as_ref().map_or(0, |chunk| chunk.events.len() as u64), Relaxed);
+        })))
+    }
+
+    async fn lag(&self, after: &Cursor, cap: u64) -> tendon::error::Result<Lag> {
+        self.inner.lag(after, cap).await
+    }
+
+    fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
+        self.inner.compare(a, b)
+    }
+
+    async fn event_at(&self, cursor: &Cursor) -> tendon::error::Result<Option<Event>> {
+        self.inner.event_at(cursor).await
+    }
+}
+
+/// A guest that only computes, in one shard and in many.
+async fn shards(report: &mut Report) -> Result<()> {
+    let (events, rounds) = if report.scale() == Scale::Full { (100_000, 5) } else { (5_000, 1) };
+    let place = SqlitePlace::fresh().await;
+    fill_with(&place.url(), events, KEYS, report.seed()).await?;
+    let factory = Bench::new().await?.guest("compute").await?;
+    let mut best = [Duration::MAX; 2];
+    let (mut read, mut handled) = (0, 0);
+    for _ in 0..rounds {
+        for (best, count) in best.iter_mut().zip([1, SHARDS]) {
+            let (took, of_all, by_all) = run_shards(&place, &factory, count).await?;
+            *best = (*best).min(took);
+            if count == SHARDS {
+                (read, handled) = (read + of_all, handled + by_all);
+            }
+        }
+    }
+    report.count(&format!("{SHARDS} shards: events handled"), events * rounds, handled);
+    report.count(&format!("{SHARDS} shards: rows read of their stream"), events * rounds, read);
+    let [one, many] = best.map(|took| events as f64 / took.as_secs_f64());
+    report.beside(&format!("events a second, 1 shard and {SHARDS}"), format!("{one:.0}/s, {many:.0}/s"));
+    report.no_less(&format!("{SHARDS} shards, a guest that computes"), "× one", 1.5, many / one);
+    Ok(())
+}
+
+/// How long a replay took, how many events were read, and how many handled.
+async fn run_shards(
+    place: &SqlitePlace,
+    factory: &Arc<dyn HandlerFactory>,
+    count: u32,
+) -> Result<(Duration, u64, u64)> {
+    let database = Database::open(&place.url(), Options::default()).await?;
+    let read = Arc::new(AtomicU64::new(0));
+    let source = Counting { inner: database.source(&stream()).await?, read: read.clone() };
+    let head = source.head().await?;
+    let (tailer, committer) = (Tailer::start(Arc::new(source)), Committer::start(database.store()));
+    let shards = Shards { count, ..Shards::default() };
+    let spec = Arc::new(Spec { shards, state: StateScope::Key, ..bench::spec(stream()) });
+    let name = format!("shards-{}", fastrand::u64(..));
+    let began = Instant::now();
+    let mut running = Vec::new();
+    for index in 0..count {
+        let version = Version { epoch: Epoch(0), spec: spec.clone(), factory: factory.clone() };
+        let shard = (name.as_str(), index);
+        running.push(Running::start_shard(shard, &database, committer.clone(), tailer.clone(), version)?);
+    }
+    for shard in &running {
+        shard.until(&head).await?;
+    }
+    let took = began.elapsed();
+    let mut handled = 0;
+    for shard in running {
+        handled += shard.stop().await;
+    }
+    database.close().await;
+    Ok((took, read.load(Relaxed), handled))
+}
