@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
+    sync::{Mutex, PoisonError},
 };
 
 use serde_json::Value;
@@ -50,8 +51,12 @@ fn quakes() -> (TempDir, PathBuf) {
     (place, example)
 }
 
+/// The clone's own example: a database has one host at a time.
+static EXAMPLE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn the_example_ends_in_its_known_numbers_and_a_second_run_changes_nothing() {
+    let _alone = EXAMPLE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = root().join("examples/quakes");
     for file in ["quakes.db", "quakes.db-wal", "quakes.db-shm"] {
         // Of an earlier run, if there was one.
@@ -100,6 +105,7 @@ fn readme_commands() -> Vec<String> {
 fn the_commands_of_the_readme_work_as_they_stand() {
     const TENDON: &str = "cargo run --release -- ";
     const TESTS: &str = "./check";
+    let alone = EXAMPLE.lock().unwrap_or_else(PoisonError::into_inner);
     let place = TempDir::new().unwrap();
     let mut ran = 0;
     for command in readme_commands() {
@@ -121,6 +127,7 @@ fn the_commands_of_the_readme_work_as_they_stand() {
         succeeds(place.path(), &arguments);
         ran += 1;
     }
+    drop(alone);
     assert!(ran >= 5, "only {ran} commands were found");
 
     let counter = place.path().join("counter");
