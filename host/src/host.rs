@@ -2,6 +2,7 @@
 //! live host is a method here.
 
 mod moves;
+pub mod prune;
 pub mod reset;
 mod running;
 

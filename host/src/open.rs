@@ -128,6 +128,15 @@ impl Open {
         found.ok_or_else(|| Error::not_found(format!("there is no store `{name}`")))
     }
 
+    /// The database that a stream is in.
+    pub(crate) fn stream_database(&self, stream: &StreamId) -> Result<&Database> {
+        let found = self
+            .streams
+            .get(stream)
+            .ok_or_else(|| Error::not_found(format!("there is no stream `{}`", stream.name)))?;
+        Ok(&self.store(&found.config.store)?.database)
+    }
+
     /// All stores.
     pub(crate) fn stores(&self) -> impl Iterator<Item = &OpenStore> {
         self.stores.values().map(|store| &**store)

@@ -274,3 +274,32 @@ pub async fn a_stream_is_made_once_and_found_by_its_whole_name<P: Place>() {
     database.close().await;
     assert_eq!(place.open().await.streams().await.unwrap(), [foreign, stream("orders")]);
 }
+
+/// The oldest events go, and nothing else changes: places, ids and what comes next stay what they were.
+pub async fn what_is_pruned_is_gone_and_the_rest_keeps_its_place<P: Place>() {
+    let place = P::fresh().await;
+    let (database, source) = filled(&place, "in", 10).await;
+    let all = read(&*source, &Cursor::START).await;
+    database.prune(&stream("in"), &all[3].cursor).await.unwrap();
+    database.prune(&stream("in"), &all[1].cursor).await.unwrap();
+    for database in [&database, &place.open().await] {
+        let source = database.source(&stream("in")).await.unwrap();
+        assert_eq!(read(&*source, &Cursor::START).await, all[4..]);
+        assert_eq!(read(&*source, &all[6].cursor).await, all[7..]);
+        assert_eq!(source.head().await.unwrap(), all[9].cursor);
+        assert_eq!(source.lag(&all[6].cursor, 100).await.unwrap().events, 3);
+        assert_eq!(source.lag(&Cursor::START, 100).await.unwrap().events, 6);
+        assert_eq!(source.event_at(&all[4].cursor).await.unwrap().as_ref(), Some(&all[4]));
+        let gone = source.event_at(&all[2].cursor).await.unwrap_err();
+        assert_eq!(gone.kind(), Kind::Corrupt, "{gone}");
+    }
+    // All but the newest one: what comes after it follows it.
+    database.prune(&stream("in"), &all[8].cursor).await.unwrap();
+    let next = crate::place::append(vec![crate::place::emit(&stream("in"), 10)]);
+    crate::place::commit(&*database.store(), next).await.unwrap();
+    let rest = read(&*source, &Cursor::START).await;
+    assert_eq!((rest.len(), &rest[0]), (2, &all[9]));
+    assert!(source.compare(&rest[1].cursor, &all[9].cursor).is_gt());
+    let nobody = database.prune(&stream("nowhere"), &all[1].cursor).await.unwrap_err();
+    assert_eq!(nobody.kind(), Kind::NotFound);
+}

@@ -42,6 +42,7 @@ conformance! {
         source_suite::lag_is_exact_below_its_cap;
         source_suite::a_cursor_of_another_source_is_invalid;
         source_suite::a_stream_is_made_once_and_found_by_its_whole_name;
+        source_suite::what_is_pruned_is_gone_and_the_rest_keeps_its_place;
         store_suite::a_commit_moves_cursor_state_and_events_together;
         store_suite::a_stale_commit_is_fenced_and_changes_nothing;
         store_suite::a_claim_fences_the_host_before_it;

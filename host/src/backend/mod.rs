@@ -170,6 +170,17 @@ impl Database {
         }
     }
 
+    /// Takes the events of a stream of tendon's own up to this place out of it, for ever. The newest one must stay: what comes
+    /// after it is numbered from there.
+    pub async fn prune(&self, stream: &StreamId, through: &Cursor) -> Result<()> {
+        match self {
+            Self::Memory(memory) => memory.prune(stream, through).await,
+            Self::Sqlite(sqlite) => sqlite.prune(stream, through).await,
+            Self::Mysql(mysql) => mysql.prune(stream, through).await,
+            Self::Postgres(postgres) => postgres.prune(stream, through).await,
+        }
+    }
+
     /// All streams, in the order of their ids.
     pub async fn streams(&self) -> Result<Vec<StreamId>> {
         match self {

@@ -148,6 +148,11 @@ pub(super) fn wanted<'a, T: Clone>(items: &[&'a Item<'a, T>], known: &HashSet<Ev
     wanted
 }
 
+/// A stream that is a table of another program's.
+pub(super) fn not_ours(stream: &StreamId) -> Error {
+    Error::invalid(format!("stream {stream} is another program's table")).help("delete its rows there")
+}
+
 /// A stream that nobody made.
 pub(super) fn no_stream(stream: &StreamId) -> Error {
     Error::not_found(format!("there is no stream {stream}"))

@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     error::{Error, Result},
     head,
-    host::Host,
+    host::{Host, prune},
     notice::Notice,
     server,
     tenant::ConsumerId,
@@ -60,6 +60,7 @@ impl Hosting {
         let file = self.host.catalog().await.config.file;
         let seen = watch::Files::look(&self.host, &file).await;
         self.host.start().await?.into_iter().for_each(&tell);
+        self.tasks.push(tokio::spawn(prune::retain(self.host.clone())));
         self.tasks.push(tokio::spawn(watch::follow(self.host.clone(), seen, debounce, tell)));
         Ok(())
     }

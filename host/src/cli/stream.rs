@@ -1,6 +1,7 @@
-//! `tendon stream list|check|create`.
+//! `tendon stream list|check|create|prune`.
 
 use clap::Subcommand;
+use serde_json::json;
 
 use super::{
     Ctx,
@@ -10,6 +11,7 @@ use super::{
 use crate::{
     config::Components,
     error::{Error, Result},
+    host::prune::Pruned,
     open::create_stream,
     server::views::{CheckView, StreamView, known},
     tenant::StreamId,
@@ -39,6 +41,20 @@ pub enum Verb {
         /// The stream, as the config names it
         name: String,
     },
+    /// Take the oldest events out of a stream, those that no consumer needs any more; the newest one stays
+    Prune {
+        /// The stream
+        name: String,
+        /// All before this place: @-30d, @2026-11-24T08:30:00Z, -1000000, id:EVENT (that one included) or latest
+        #[arg(long, value_name = "PLACE", allow_hyphen_values = true)]
+        before: String,
+        /// Also those that a paused or blocked consumer has yet to handle, which then finds its next event gone
+        #[arg(long)]
+        force: bool,
+        /// Only say how many
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// Does it, and shows what there is to say.
@@ -47,6 +63,14 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         Verb::List => list(ctx).await,
         Verb::Check { name } => check(ctx, &name).await,
         Verb::Create { name } => create(ctx, &name).await,
+        Verb::Prune { name, before, force, dry_run } => {
+            let body = json!({ "before": before, "force": force, "dry_run": dry_run }).to_string().into_bytes();
+            let path = format!("/v1/streams/{}/prune", escape(&name));
+            let client = Client::connect(ctx).await?;
+            let pruned: Pruned = client.post(&path, vec![("tenant", ctx.tenant().to_string())], body).await?;
+            ctx.out.object(&pruned, pruned_lines)?;
+            Ok(Exit::Ok)
+        }
     }
 }
 
@@ -66,6 +90,14 @@ async fn list(ctx: &Ctx) -> Result<Exit> {
         }
     }
     Ok(Exit::Ok)
+}
+
+fn pruned_lines(pruned: &Pruned) -> Vec<(&'static str, String)> {
+    let what = if pruned.dry_run { "would go" } else { "gone" };
+    let mut lines = vec![(what, format!("{} events", pruned.events))];
+    let by = pruned.held_back_by.as_ref();
+    lines.extend(by.map(|by| ("held back by", format!("{by}, which has yet to handle what comes then"))));
+    lines
 }
 
 async fn check(ctx: &Ctx, name: &str) -> Result<Exit> {

@@ -83,6 +83,9 @@ pub struct Stream {
     /// A file of events, relative to this file, that `tendon dev` imports once.
     #[schemars(example = &"events.jsonl")]
     pub sample: Option<String>,
+    /// How long its events are kept, and longer where a consumer has yet to handle them. Default for ever.
+    #[schemars(example = &"30d")]
+    pub retain: Option<String>,
     /// Its order: native, or id where clients of reflex need ids that rise, and appending may wait for others. Only PostgreSQL
     /// has another one than that of ids. Fixed when the stream is made. Default native.
     #[schemars(example = &"native")]

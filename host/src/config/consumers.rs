@@ -349,7 +349,7 @@ impl Resolver<'_, '_> {
         }
     }
 
-    fn duration(&mut self, path: &str, text: Option<&str>, default: Duration, least: Duration) -> Duration {
+    pub(super) fn duration(&mut self, path: &str, text: Option<&str>, default: Duration, least: Duration) -> Duration {
         match text.map(units::duration).transpose() {
             Ok(value) if value.is_none_or(|value| value >= least) => value.unwrap_or(default),
             Ok(_) => {

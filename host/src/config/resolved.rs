@@ -120,6 +120,8 @@ pub struct Stream {
     pub store: Name,
     /// Events that `tendon dev` imports once; absolute. Nobody has looked whether the file is there.
     pub sample: Option<PathBuf>,
+    /// How long its events are kept, where that is not for ever.
+    pub retain: Option<Duration>,
     /// The order of its events.
     pub order: Order,
     /// The table that was there before; none where it is one of tendon's own.

@@ -40,6 +40,7 @@ fn show_stream(stream: &resolved::Stream) -> authored::Stream {
         tenant: Some(stream.id.tenant.to_string()),
         store: Some(stream.store.to_string()),
         sample: stream.sample.as_ref().map(|file| file.display().to_string()),
+        retain: stream.retain.map(show_duration),
         order: Some(stream.order),
         table: stream.table.as_ref().map(show_table),
     }

@@ -1,6 +1,6 @@
 //! The `[stream.NAME]` tables, and what in them and elsewhere names tables and columns of a database.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     authored::{self, Named},
@@ -35,7 +35,17 @@ impl Resolver<'_, '_> {
             }
             let Some(table) = table.map_or(Some(None), |table| table.map(Some)) else { continue };
             let order = stream.order.unwrap_or_default();
-            streams.insert(name.clone(), Stream { id: StreamId { tenant, name }, store, sample, order, table });
+            let at = format!("{path}.retain");
+            let retain = stream
+                .retain
+                .as_deref()
+                .map(|text| self.duration(&at, Some(text), Duration::MAX, Duration::from_secs(1)));
+            if retain.is_some() && table.is_some() {
+                let message = "`retain`: another program's table is pruned by that program".to_owned();
+                self.places.at_value(Code::BadValue, &at, message, Some("leave `retain` out".to_owned()));
+            }
+            let id = StreamId { tenant, name: name.clone() };
+            streams.insert(name, Stream { id, store, sample, retain, order, table });
         }
         streams
     }

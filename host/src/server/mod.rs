@@ -67,6 +67,7 @@ pub fn routes(api: Api) -> Router {
         .route("/v1/streams/{stream}/events", get(streams::events).post(streams::append))
         .route("/v1/streams/{stream}/tail", get(streams::tail))
         .route("/v1/streams/{stream}/check", get(streams::check))
+        .route("/v1/streams/{stream}/prune", post(streams::prune))
         .route("/v1/consumers", get(consumers::list))
         .route("/v1/consumers/{consumer}", get(consumers::show))
         .route("/v1/consumers/{consumer}/pause", post(consumers::pause))

@@ -18,7 +18,10 @@ use crate::{
     error::Result,
     event::{Cursor, Event, EventId, EventKey, Timestamp},
     event_file,
-    host::Catalog,
+    host::{
+        Catalog,
+        prune::{Prune, Pruned},
+    },
     source::{Chunks, Until},
     store::{Commit, Duplicates},
     tenant::{StreamId, TenantId},
@@ -83,6 +86,26 @@ pub(super) async fn check(
     Query(query): Query<Tenant>,
 ) -> Result<Json<CheckView>, Failure> {
     Ok(Json(views::check(&api.catalog().await, &id(query.tenant, &name)?).await?))
+}
+
+/// Which events are to go.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    /// All before this place, in the form of a consumer's `start`.
+    before: String,
+    force: bool,
+    dry_run: bool,
+}
+
+pub(super) async fn prune(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Tenant>,
+    Json(Wanted { before, force, dry_run }): Json<Wanted>,
+) -> Result<Json<Pruned>, Failure> {
+    let prune = Prune { before: before.parse()?, force, dry_run };
+    Ok(Json(api.host()?.prune(&id(query.tenant, &name)?, prune).await?))
 }
 
 pub(super) async fn events(

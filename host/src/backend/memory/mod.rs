@@ -14,13 +14,13 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use tokio::sync::{Mutex, Notify};
 
-use super::Failpoints;
+use super::{Failpoints, number_of};
 use crate::{
     changes::StateKey,
     dead_letter::DeadLetter,
     deployment::Deployment,
     error::{Error, Result},
-    event::{Event, EventId, EventKey, Timestamp},
+    event::{Cursor, Event, EventId, EventKey, Timestamp},
     store::{Digest, Position, Swap},
     tenant::{ConsumerId, ShardId, StreamId},
 };
@@ -54,12 +54,24 @@ struct Tables {
 #[derive(Default)]
 struct Log {
     events: Vec<Event>,
+    /// How many there were before these.
+    pruned: usize,
     appended: Arc<Notify>,
 }
 
 impl Memory {
     pub(super) async fn create_stream(&self, stream: &StreamId) -> Result<()> {
         self.tables.lock().await.streams.entry(stream.clone()).or_default();
+        Ok(())
+    }
+
+    pub(super) async fn prune(&self, stream: &StreamId, through: &Cursor) -> Result<()> {
+        let through = usize::try_from(number_of(through, stream)?).unwrap_or(usize::MAX);
+        let mut tables = self.tables.lock().await;
+        let log = tables.streams.get_mut(stream).ok_or_else(|| no_stream(stream))?;
+        let gone = through.saturating_sub(log.pruned).min(log.events.len());
+        log.events.drain(..gone);
+        log.pruned += gone;
         Ok(())
     }
 

@@ -46,7 +46,7 @@ impl Source for MemorySource {
     async fn head(&self) -> Result<Cursor> {
         let tables = self.memory.tables.lock().await;
         let log = tables.streams.get(&self.stream).ok_or_else(|| no_stream(&self.stream))?;
-        Ok(cursor_at(i64::try_from(log.events.len()).unwrap_or(i64::MAX)))
+        Ok(cursor_at(i64::try_from(log.pruned + log.events.len()).unwrap_or(i64::MAX)))
     }
 
     async fn stream(&self, after: Cursor, until: Until) -> Result<Chunks> {
@@ -62,7 +62,7 @@ impl Source for MemorySource {
         let after = self.after(after)?;
         let tables = self.memory.tables.lock().await;
         let log = tables.streams.get(&self.stream).ok_or_else(|| no_stream(&self.stream))?;
-        let unread = log.events.get(after..).unwrap_or_default();
+        let unread = log.events.get(after.saturating_sub(log.pruned)..).unwrap_or_default();
         Ok(Lag { events: cap.min(unread.len() as u64), oldest: unread.first().map(|event| event.timestamp) })
     }
 
@@ -73,7 +73,7 @@ impl Source for MemorySource {
     async fn event_at(&self, cursor: &Cursor) -> Result<Option<Event>> {
         let Some(at) = self.after(cursor)?.checked_sub(1) else { return Ok(None) };
         let tables = self.memory.tables.lock().await;
-        let event = tables.streams.get(&self.stream).and_then(|log| log.events.get(at));
+        let event = tables.streams.get(&self.stream).and_then(|log| log.events.get(at.checked_sub(log.pruned)?));
         event.cloned().map(Some).ok_or_else(|| gone(&self.stream, cursor, "no event has it"))
     }
 }
@@ -87,7 +87,7 @@ impl Reading {
             appended.as_mut().enable();
             let events = self.read().await?;
             if !events.is_empty() {
-                self.after += events.len();
+                self.after = self.after.max(self.pruned().await?) + events.len();
                 return Ok(Some(Chunk { events }));
             }
             if self.until == Until::Head {
@@ -95,6 +95,11 @@ impl Reading {
             }
             appended.await;
         }
+    }
+
+    async fn pruned(&self) -> Result<usize> {
+        let tables = self.memory.tables.lock().await;
+        Ok(tables.streams.get(&self.stream).ok_or_else(|| no_stream(&self.stream))?.pruned)
     }
 
     async fn read(&self) -> Result<Vec<Event>> {
@@ -105,7 +110,7 @@ impl Reading {
             bytes += event.bytes();
             *n == 0 || bytes <= CHUNK_BYTES_MAX
         };
-        let unread = log.events.get(self.after..).unwrap_or_default();
+        let unread = log.events.get(self.after.saturating_sub(log.pruned)..).unwrap_or_default();
         Ok(unread.iter().take(CHUNK_EVENTS_MAX).enumerate().take_while(fits).map(|(_, event)| event.clone()).collect())
     }
 }

@@ -267,7 +267,7 @@ impl Tables {
     fn append(&mut self, emit: &Emit) {
         self.event_keys.insert(emit.key);
         let Some(log) = self.streams.get_mut(&emit.stream) else { return };
-        let cursor = cursor_at(i64::try_from(log.events.len()).unwrap_or(i64::MAX).saturating_add(1));
+        let cursor = cursor_at(i64::try_from(log.pruned + log.events.len()).unwrap_or(i64::MAX).saturating_add(1));
         let id = EventId(std::str::from_utf8(&cursor.0).unwrap_or_default().into());
         let event = emit.event.clone();
         log.events.push(Event {

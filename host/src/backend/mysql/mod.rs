@@ -32,10 +32,12 @@ use super::{
     failure::only_read,
     foreign::{self as foreign_tables, ForeignSource, ForeignTable, another_table},
     known::{self, Known},
-    round::no_stream,
+    number_of,
+    round::{no_stream, not_ours},
 };
 use crate::{
     error::{Error, Result},
+    event::Cursor,
     source::Source,
     tenant::StreamId,
 };
@@ -128,6 +130,16 @@ impl Mysql {
         sqlx::raw_sql(AssertSqlSafe(table::create_sql(number))).execute(&self.0.writers).await.map_err(failed)?;
         let made = sqlx::query("UPDATE tendon_stream SET is_made = TRUE WHERE number = ?").bind(number);
         made.execute(&self.0.writers).await.map(drop).map_err(failed)
+    }
+
+    pub(super) async fn prune(&self, stream: &StreamId, through: &Cursor) -> Result<()> {
+        self.may_write("prune a stream of")?;
+        let id = number_of(through, stream)?;
+        let Log::Own(table) = self.find(stream).await?.ok_or_else(|| no_stream(stream))? else {
+            return Err(not_ours(stream));
+        };
+        let done = sqlx::query(table.prune()).bind(id).execute(&self.0.writers).await;
+        done.map(drop).map_err(|error| self.failed("prune a stream of", error))
     }
 
     pub(super) async fn source(&self, stream: &StreamId) -> Result<Arc<dyn Source>> {

@@ -26,6 +26,7 @@ pub(in crate::backend) struct Table {
     read_more: Arc<str>,
     head: Arc<str>,
     lag: Arc<str>,
+    prune: Arc<str>,
 }
 
 impl Table {
@@ -49,6 +50,7 @@ impl Table {
                 "SELECT (SELECT MAX(id) FROM {table}) - id + 1, timestamp FROM {table} WHERE id > ? ORDER BY id LIMIT 1"
             )
             .into(),
+            prune: format!("DELETE FROM {table} WHERE id <= ?").into(),
         }
     }
 
@@ -65,6 +67,11 @@ impl Table {
     /// The ids and headers between two ids, as one row.
     pub(super) fn read_more(&self) -> Sql {
         AssertSqlSafe(self.read_more.clone())
+    }
+
+    /// Removes what is up to an id.
+    pub(super) fn prune(&self) -> Sql {
+        AssertSqlSafe(self.prune.clone())
     }
 
     /// The id of the last row; NULL where there is none.

@@ -11,12 +11,17 @@ use async_trait::async_trait;
 use futures_util::stream;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Postgres, chunk, notice, table::Table};
+use super::{Log, Postgres, chunk, notice, table::Table};
 use crate::{
-    backend::{Order, gone, poll::Poll},
+    backend::{
+        Order, gone,
+        poll::Poll,
+        round::{no_stream, not_ours},
+    },
     error::{Error, Result},
     event::{Chunk, Cursor, Event, Timestamp},
     source::{Chunks, HeldUp, Lag, Source, Until},
+    tenant::StreamId,
 };
 
 /// How long a reader waits at the head before it asks whether it is held up, and how often.
@@ -74,6 +79,18 @@ impl Place {
                 Order::Id => "its cursors are the decimal ids of its events",
             })
         })
+    }
+}
+
+impl Postgres {
+    pub(in crate::backend) async fn prune(&self, stream: &StreamId, through: &Cursor) -> Result<()> {
+        self.may_write("prune a stream of")?;
+        let Log::Own(table) = self.find(stream).await?.ok_or_else(|| no_stream(stream))? else {
+            return Err(not_ours(stream));
+        };
+        let Place { era, xid, id } = Place::of(through, &table)?;
+        let done = sqlx::query(table.prune()).bind(era).bind(xid.to_string()).bind(id).execute(&self.0.writers).await;
+        done.map(drop).map_err(|error| self.failed("prune a stream of", error))
     }
 }
 

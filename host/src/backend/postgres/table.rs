@@ -33,6 +33,7 @@ pub(in crate::backend) struct Table {
     waits: Arc<str>,
     head: Arc<str>,
     lag: Arc<str>,
+    prune: Arc<str>,
 }
 
 impl Table {
@@ -64,6 +65,7 @@ impl Table {
                 ) AS counted"
             )
             .into(),
+            prune: format!("DELETE FROM {table} WHERE (era, xid, id) <= ($1, $2::text::xid8, $3)").into(),
         }
     }
 
@@ -75,6 +77,11 @@ impl Table {
     /// The event of an era, an xid and an id, in the same way.
     pub(super) fn read_one(&self) -> Sql {
         AssertSqlSafe(self.read_one.clone())
+    }
+
+    /// Removes what is up to an era, an xid and an id.
+    pub(super) fn prune(&self) -> Sql {
+        AssertSqlSafe(self.prune.clone())
     }
 
     /// How rows of `emits` come into it; where they are from comes next.

@@ -33,10 +33,12 @@ use tokio::{
 use super::{
     Durability, Failpoints, Options,
     known::{self, Known},
+    number_of,
     round::no_stream,
 };
 use crate::{
     error::{Error, Result},
+    event::Cursor,
     tenant::StreamId,
 };
 
@@ -127,6 +129,15 @@ impl Sqlite {
         register.execute(transaction.connection()).await.map_err(|error| self.failed("make a stream in", error))?;
         transaction.commit().await.map_err(|error| self.failed("make a stream in", error))?;
         Ok(())
+    }
+
+    pub(super) async fn prune(&self, stream: &StreamId, through: &Cursor) -> Result<()> {
+        let id = number_of(through, stream)?;
+        let table = self.find(stream).await?.ok_or_else(|| no_stream(stream))?;
+        let mut transaction = self.begin("prune a stream of").await?;
+        let done = sqlx::query(table.prune()).bind(id).execute(transaction.connection()).await;
+        done.map_err(|error| self.failed("prune a stream of", error))?;
+        transaction.commit().await.map_err(|error| self.failed("prune a stream of", error))
     }
 
     pub(super) async fn source(&self, stream: &StreamId) -> Result<SqliteSource> {

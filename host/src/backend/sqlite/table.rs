@@ -29,6 +29,7 @@ pub(in crate::backend) struct Table {
     head: Arc<str>,
     lag: Arc<str>,
     append: Arc<str>,
+    prune: Arc<str>,
 }
 
 impl Table {
@@ -53,6 +54,7 @@ impl Table {
             )
             .into(),
             append: append_sql(&table).into(),
+            prune: format!("DELETE FROM {table} WHERE id <= ?").into(),
             name,
         })
     }
@@ -91,6 +93,11 @@ impl Table {
     /// Appends the events of `encode::Events`, in their order.
     pub(super) fn append(&self) -> Sql {
         AssertSqlSafe(self.append.clone())
+    }
+
+    /// Removes what is up to an id.
+    pub(super) fn prune(&self) -> Sql {
+        AssertSqlSafe(self.prune.clone())
     }
 
     /// Wakes those that wait at the head, unless they know of this event; whether it is news.
