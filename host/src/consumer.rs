@@ -5,6 +5,8 @@
 //! the run, and with it everything in memory; the next run begins from the row.
 
 mod failure;
+mod gathering;
+mod park;
 mod parking;
 mod redrive;
 mod share;
@@ -26,12 +28,12 @@ use crate::{
     error::{Error, Result},
     event::{Event, EventId, Timestamp},
     handler::{Failure, Handled, Handler},
-    in_flight::{InFlight, Submitted},
+    in_flight::InFlight,
     parked::{Parked, ParkedId},
     policy,
     shard::{Shard, Stop, Version},
     source,
-    store::{Commit, Move, Position, Revision, Status},
+    store::{Position, Revision, Status},
     tailer::{Piece, Subscription},
     tenant::ConsumerId,
     view::{View, ViewSpec},
@@ -102,10 +104,12 @@ struct Run<'a> {
     is_redriving: bool,
     /// The keys whose events wait.
     parking: Parking,
-    /// What waits from now on, or for another reason.
+    /// What waits from now on, or for another reason, and how much of it is new.
     parked: Vec<Parked>,
-    /// What waits no longer.
+    queued: u32,
+    /// What waits no longer, and how much of it was handled.
     unparked: Vec<ParkedId>,
+    drained: u32,
     /// What was set aside and has now been handled.
     purged: Vec<(ConsumerId, EventId)>,
     /// The last event that was passed.
@@ -135,7 +139,7 @@ impl<'a> Run<'a> {
             next_row.cursor = version.spec.start.clone();
         }
         let share = Share::new(&version.spec, shard.id.index);
-        let parking = Parking::load(&*shard.store, &shard.id.consumer, &share).await?;
+        let parking = Parking::load(&*shard.store, &shard.id.consumer, &share, &shard.metrics).await?;
         let mut run = Self {
             events: shard.tailer.subscribe(next_row.cursor.clone()),
             version: version.clone(),
@@ -153,7 +157,9 @@ impl<'a> Run<'a> {
             is_redriving: true,
             parking,
             parked: Vec::new(),
+            queued: 0,
             unparked: Vec::new(),
+            drained: 0,
             purged: Vec::new(),
             last: None,
             call_events_max: usize::MAX,
@@ -298,15 +304,13 @@ impl<'a> Run<'a> {
         Ok(after)
     }
 
-    /// Whether a key that is parked may be tried again.
-    fn is_parked_due(&self) -> bool {
-        self.parking.next_due().is_some_and(|due| due <= self.shard.clock.now())
-    }
-
-    /// Commits where that is due, and swaps where there is another version.
+    /// Commits where that is due, tries what is parked, and swaps where there is another version.
     async fn is_due_or_swapped(&mut self) -> Result<bool> {
         if batch::is_due(&self.version.spec.batch, &self.gathered, false) {
             self.commit().await?;
+        }
+        if self.is_parked_due() {
+            self.retry_parked().await?;
         }
         self.is_swapped().await
     }
@@ -345,99 +349,6 @@ impl<'a> Run<'a> {
         Ok(handled)
     }
 
-    /// Merges what a call did: its events stand, once the commit does.
-    fn gather(&mut self, done: &[Event], changes: Changes) {
-        let Some(last) = done.last() else { return };
-        self.gathered.bytes += changes.bytes() as u64;
-        self.changes.merge(changes);
-        self.pass(last);
-        self.gathered.handled += u32::try_from(done.len()).unwrap_or(u32::MAX);
-    }
-
-    /// Moves over the events of a piece that the filter left out, or that are other shards'.
-    fn skip(&mut self, events: &[Event], matching: usize, others: usize) {
-        let skipped = events.len().saturating_sub(matching);
-        if let (Some(last), 1..) = (events.last(), skipped) {
-            self.pass(last);
-            self.gathered.skipped += u32::try_from(skipped).unwrap_or(u32::MAX);
-            self.shard.metrics.skipped.inc_by(skipped.saturating_sub(others) as u64);
-        }
-    }
-
-    fn pass(&mut self, last: &Event) {
-        if self.gathered.handled + self.gathered.skipped == 0 {
-            self.since = Instant::now();
-        }
-        self.gathered.age = self.since.elapsed();
-        self.next_row.cursor = last.cursor.clone();
-        // They were of an event that is passed now.
-        self.next_row.attempts = 0;
-        self.next_row.reason = None;
-        self.last = Some(last.clone());
-    }
-
-    /// Commits what was gathered: position, state and events, all or nothing.
-    async fn commit(&mut self) -> Result<()> {
-        if self.has_something() {
-            self.settle().await?;
-            self.submit().await;
-        }
-        Ok(())
-    }
-
-    fn has_something(&self) -> bool {
-        self.gathered.handled + self.gathered.skipped > 0 || self.row_is_due
-    }
-
-    async fn submit(&mut self) {
-        let to = &mut self.next_row;
-        to.updated_at = self.shard.clock.now();
-        to.last_event = self.last.take().map(|event| event.hash()).or(to.last_event);
-        if self.shard.tailer.source().compare(&to.cursor, &to.high_water).is_gt() {
-            to.high_water = to.cursor.clone();
-        }
-        let r#move = Move { from: self.row.clone(), to: to.clone(), takes_fence: false };
-        to.revision = Revision(self.row.revision.0 + 1);
-        self.row = to.clone();
-        let changes = std::mem::take(&mut self.changes);
-        let (gathered, emitted) = (std::mem::take(&mut self.gathered).handled, changes.emits.len());
-        // What queues is not handled yet, and what waits no longer is.
-        let count = |all: usize| u32::try_from(all).unwrap_or(u32::MAX);
-        let handled = gathered.saturating_sub(count(self.parked.len())) + count(self.unparked.len());
-        let set_aside = std::mem::take(&mut self.set_aside);
-        let mirror = self.share.mirror();
-        let dead_letters = std::mem::take(&mut self.dead_letters);
-        let purged = std::mem::take(&mut self.purged);
-        let (parked, unparked) = (std::mem::take(&mut self.parked), std::mem::take(&mut self.unparked));
-        let r#move = Some(r#move);
-        let commit = Commit { r#move, changes, dead_letters, purged, parked, unparked, mirror, ..Commit::default() };
-        let pending = self.shard.committer.submit(commit).await;
-        self.in_flight.push(Submitted { pending, at: Instant::now(), handled, emitted, set_aside });
-        self.row_is_due = false;
-    }
-
-    /// Waits until all that was submitted stands.
-    async fn settle(&mut self) -> Result<()> {
-        while !self.in_flight.is_empty() {
-            let commit = self.in_flight.next().await?;
-            self.settled(&commit);
-        }
-        Ok(())
-    }
-
-    fn settled(&mut self, commit: &Submitted) {
-        let metrics = &self.shard.metrics;
-        metrics.commit_seconds.observe(commit.at.elapsed().as_secs_f64());
-        metrics.batch_events.observe(f64::from(commit.handled));
-        metrics.events.inc_by(u64::from(commit.handled));
-        metrics.emitted.inc_by(commit.emitted as u64);
-        metrics.dead_letters.inc_by(commit.set_aside as u64);
-        if let Some(handler) = self.handler.as_mut().filter(|_| self.in_flight.is_empty()) {
-            handler.committed();
-            metrics.memory_bytes.set(i64::try_from(handler.memory_bytes()).unwrap_or(i64::MAX));
-        }
-    }
-
     /// Another version takes over: the old one's work is committed under its own digest first. Nothing is waited for:
     /// the new handler takes over what the old one's view knows, written or not.
     async fn swap(&mut self) -> Result<()> {
@@ -468,13 +379,14 @@ impl<'a> Run<'a> {
 
     fn adopt(&mut self, version: Arc<Version>) {
         let digest = version.factory.digest();
+        let (is_newer, now) = (version.epoch > self.next_row.epoch, self.shard.clock.now());
+        self.parking.renew(digest, is_newer, &version.spec.retry, now);
         self.next_row = policy::standing(&self.next_row, digest, version.epoch);
         self.next_row.digest = Some(digest);
         self.next_row.epoch = version.epoch;
         self.row_is_due |= self.next_row != self.row;
         self.handler = None;
         self.share = Share::new(&version.spec, self.shard.id.index);
-        self.parking.renew(digest);
         self.version = version;
     }
 

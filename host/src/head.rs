@@ -58,6 +58,15 @@ async fn arrived(
         }
     }
     stuck.dedup();
+    for consumer in catalog.config.consumers.values() {
+        let parked = catalog.database(&consumer.store)?.store().parked_keys(&consumer.id).await?;
+        if parked.iter().any(|key| key.head.redrive_at.is_some()) && !stuck.contains(&consumer.id) {
+            return Ok(None);
+        }
+        if !parked.is_empty() && !stuck.contains(&consumer.id) {
+            stuck.push(consumer.id.clone());
+        }
+    }
     Ok(Some(stuck))
 }
 

@@ -307,6 +307,7 @@ impl Host {
                 poke: ends.poke,
                 stop: ends.stop,
                 adopted: ends.adopted,
+                full: ends.full,
             })
         }))
     }

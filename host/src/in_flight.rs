@@ -21,6 +21,10 @@ pub(crate) struct Submitted {
     pub(crate) emitted: usize,
     /// How many were set aside.
     pub(crate) set_aside: usize,
+    /// How many were parked.
+    pub(crate) queued: u32,
+    /// How many wait no longer.
+    pub(crate) unqueued: usize,
 }
 
 /// See the module.

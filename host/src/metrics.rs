@@ -47,6 +47,8 @@ pub struct Metrics {
     dead_letters: Family<ConsumerLabels, Counter>,
     parked: Family<ConsumerLabels, Counter>,
     unparked: Family<ConsumerLabels, Counter>,
+    parked_keys: Family<ConsumerLabels, Gauge>,
+    parked_events: Family<ConsumerLabels, Gauge>,
     reloads: Family<ConsumerLabels, Counter>,
     call_seconds: Family<ConsumerLabels, Histogram, fn() -> Histogram>,
     commit_seconds: Family<ConsumerLabels, Histogram, fn() -> Histogram>,
@@ -75,6 +77,8 @@ impl Metrics {
             dead_letters: Family::default(),
             parked: Family::default(),
             unparked: Family::default(),
+            parked_keys: Family::default(),
+            parked_events: Family::default(),
             reloads: Family::default(),
             call_seconds: Family::new_with_constructor(seconds),
             commit_seconds: Family::new_with_constructor(seconds),
@@ -91,6 +95,8 @@ impl Metrics {
         registry.register("consumer_dead_letters", "Events that it set aside", m.dead_letters);
         registry.register("consumer_parked", "Events that it parked", m.parked);
         registry.register("consumer_unparked", "Parked events that wait no longer", m.unparked);
+        registry.register("consumer_parked_keys", "Keys that are parked now", m.parked_keys);
+        registry.register("consumer_parked_events", "Events that are parked now", m.parked_events);
         registry.register("consumer_reloads", "Components that were swapped in", m.reloads);
         registry.register_with_unit("consumer_call", "A guest call's turn of events", Unit::Seconds, m.call_seconds);
         registry.register_with_unit("consumer_commit", "Submit to answer", Unit::Seconds, m.commit_seconds);
@@ -110,6 +116,8 @@ impl Metrics {
             dead_letters: self.dead_letters.get_or_create_owned(&labels),
             parked: self.parked.get_or_create_owned(&labels),
             unparked: self.unparked.get_or_create_owned(&labels),
+            parked_keys: self.parked_keys.get_or_create_owned(&labels),
+            parked_events: self.parked_events.get_or_create_owned(&labels),
             reloads: self.reloads.get_or_create_owned(&labels),
             call_seconds: self.call_seconds.get_or_create_owned(&labels),
             commit_seconds: self.commit_seconds.get_or_create_owned(&labels),
@@ -138,6 +146,10 @@ pub struct ConsumerMetrics {
     pub parked: Counter,
     /// Parked events that wait no longer.
     pub unparked: Counter,
+    /// Keys that are parked now, by all shards.
+    pub parked_keys: Gauge,
+    /// Events that are parked now.
+    pub parked_events: Gauge,
     /// Components that were swapped in.
     pub reloads: Counter,
     /// The duration of one turn of events.

@@ -33,6 +33,8 @@ pub struct Shard {
     pub metrics: Arc<ConsumerMetrics>,
     /// Tells which deployment it has taken over.
     pub adopted: watch::Sender<Epoch>,
+    /// Why it stands though it runs: it may park no more.
+    pub full: watch::Sender<Option<Reason>>,
     /// What it is to run. When that changes, the new version takes over between two events.
     pub version: watch::Receiver<Arc<Version>>,
     /// Makes it look at its row again: an operator moved it.

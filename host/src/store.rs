@@ -315,7 +315,7 @@ pub trait Store: Send + Sync {
     /// are read there are none.
     async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>>;
 
-    /// The keys that are parked, in the order of their bytes.
+    /// The keys that are parked, in the order of their bytes, or of what stands for those where they are too long for a column.
     async fn parked_keys(&self, consumer: &ConsumerId) -> Result<Vec<ParkedKey>>;
 
     /// At most `limit` of the events of a key that wait, in the order of their places, from this one on; no more behind 4 MiB of

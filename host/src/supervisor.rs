@@ -79,6 +79,7 @@ pub struct Supervised {
     poke: Arc<Notify>,
     standing: watch::Receiver<Standing>,
     adopted: watch::Receiver<Epoch>,
+    full: watch::Receiver<Option<Reason>>,
     task: JoinHandle<()>,
 }
 
@@ -89,10 +90,13 @@ impl Supervised {
         let (stop, stop_end) = watch::channel(false);
         let (adopted_end, adopted) = watch::channel(Epoch(0));
         let (standing_end, standing) = watch::channel(Standing::Starting);
+        let (full_end, full) = watch::channel(None);
         let poke = Arc::new(Notify::new());
-        let shard = shard(Ends { version: version_end, stop: stop_end, adopted: adopted_end, poke: poke.clone() });
+        let ends =
+            Ends { version: version_end, stop: stop_end, adopted: adopted_end, full: full_end, poke: poke.clone() };
+        let shard = shard(ends);
         let task = tokio::spawn(supervise(shard, standing_end));
-        Self { version, stop, poke, standing, adopted, task }
+        Self { version, stop, poke, standing, adopted, full, task }
     }
 
     /// What it runs.
@@ -102,7 +106,10 @@ impl Supervised {
 
     /// How it stands.
     pub fn standing(&self) -> Standing {
-        self.standing.borrow().clone()
+        match (&*self.standing.borrow(), &*self.full.borrow()) {
+            (Standing::Running, Some(reason)) => Standing::Blocked(Some(reason.clone())),
+            (standing, _) => standing.clone(),
+        }
     }
 
     /// Lets another version take over between two events, and waits until it has; gives up after `most`, which leaves
@@ -149,6 +156,8 @@ pub struct Ends {
     pub stop: watch::Receiver<bool>,
     /// The deployment that it has taken over.
     pub adopted: watch::Sender<Epoch>,
+    /// Why it stands though it runs.
+    pub full: watch::Sender<Option<Reason>>,
 }
 
 async fn supervise(mut shard: Shard, standing: watch::Sender<Standing>) {
@@ -181,6 +190,7 @@ async fn supervise(mut shard: Shard, standing: watch::Sender<Standing>) {
 /// One run of the loop. It is known to run once it has claimed its position; after a stall, once it has run for a while.
 async fn run(shard: &mut Shard, standing: &watch::Sender<Standing>, stalls: &mut u32) -> Result<Stop> {
     let mut claimed = shard.adopted.subscribe();
+    shard.full.send_replace(None);
     let runs = async {
         // The sender is the shard's own.
         let _ = claimed.changed().await;

@@ -141,6 +141,7 @@ impl Running {
             poke: ends.poke,
             stop: ends.stop,
             adopted: ends.adopted,
+            full: ends.full,
         });
         Ok(Self { supervised, store, shard, metrics })
     }

@@ -335,6 +335,7 @@ async fn shard_life(host: u32, index: u32, world: Arc<World>) {
             clock: world.clock,
             metrics: ConsumerMetrics::unregistered(&consumer_id()),
             adopted: watch::Sender::new(Epoch(0)),
+            full: watch::Sender::new(None),
             version,
             poke: poke.clone(),
             stop,

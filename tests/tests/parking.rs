@@ -145,23 +145,16 @@ fn what_keeps_a_key_parked_can_be_skipped() {
 
 #[test]
 fn a_shard_that_has_no_room_to_park_stands_and_goes_on_trying() {
-    for (bounds, parked_then) in [("parked-keys = 2", (2, 5)), ("parked-events = 3", (2, 3))] {
+    for (bounds, parked_then) in [("parked-keys = 2", (2, 8)), ("parked-events = 3", (2, 3))] {
         let project = Project::new(&config("by-event", &format!("attempts = 1000, cap = \"5ms\", {bounds}"), ""));
         let host = project.host();
         let mut events = SIX_ROUNDS;
-        (events[0], events[1], events[9], events[14]) = ("fail", "fail", "append", "fail");
+        (events[0], events[1], events[14]) = ("fail", "fail", "fail");
         import(&project, "a.jsonl", &events);
         let blocked = project.status("subject", "blocked");
         assert_eq!(blocked["reason"]["code"], "full", "{blocked}");
         let then = parked(&project);
-        assert!(then["keys"].as_u64() <= Some(2), "{then}");
-        if bounds.contains("events") {
-            assert_eq!(
-                (then["keys"].as_u64(), then["events"].as_u64()),
-                (Some(parked_then.0), Some(parked_then.1)),
-                "{then}"
-            );
-        }
+        assert_eq!((&then["keys"], &then["events"]), (&json!(parked_then.0), &json!(parked_then.1)), "{then}");
         let before = parked(&project)["first"][0]["attempts"].as_u64();
         wait("further attempts", || (parked(&project)["first"][0]["attempts"].as_u64() > before).then_some(()));
         // The config helps, and then there is room.

@@ -13,6 +13,7 @@ use crate::{
     event::{Cursor, Event, EventId},
     open::OpenStore,
     parked::{Parked, ParkedKey},
+    policy,
     source::{Source, Until},
     store::{Commit, Move, Position, Reason, Revision, Status, Store},
     tenant::{ConsumerId, ShardId},
@@ -20,6 +21,8 @@ use crate::{
 
 /// How often a move is tried beside a consumer that commits all the time.
 const MOVE_ATTEMPTS: u32 = 20;
+/// Parked events that one move changes at the most.
+const HEADS_A_MOVE: usize = 32;
 
 impl Host {
     /// Stops a consumer where it is, until it is resumed.
@@ -35,6 +38,7 @@ impl Host {
 
     /// Lets a blocked or paused consumer go on; the event in its way is tried anew, and so is what is parked.
     pub async fn resume(&self, consumer: &ConsumerId) -> Result<()> {
+        self.state.read().await.config.consumer(consumer)?;
         self.retry_parked(consumer).await?;
         self.move_positions(consumer, |position| {
             position.status = Status::Running;
@@ -125,13 +129,22 @@ impl Host {
         let spec = running.version().spec.clone();
         let store = state.open.store(&spec.store)?;
         let port = store.database.store();
+        let mut shards: BTreeMap<u32, Vec<ParkedKey>> = BTreeMap::new();
         for key in port.parked_keys(consumer).await? {
-            let shard = shard(consumer, spec.shards.of(&key.head.event));
+            shards.entry(spec.shards.of(&key.head.event)).or_default().push(key);
+        }
+        let anew = |heads: Vec<Parked>| {
             let anew = |mut head: Parked| {
                 (head.letter.redrive_at, head.letter.attempts) = (Some(self.clock.now()), 0);
-                Commit { parked: vec![head], ..Commit::default() }
+                head
             };
-            change_head(store, &shard, &key, anew).await?;
+            Commit { parked: heads.into_iter().map(anew).collect(), ..Commit::default() }
+        };
+        for (index, keys) in shards {
+            for keys in keys.chunks(HEADS_A_MOVE) {
+                change_heads(store, &shard(consumer, index), keys, anew).await?;
+            }
+            running.poke(index);
         }
         Ok(())
     }
@@ -148,12 +161,12 @@ impl Host {
         let keys = port.parked_keys(consumer).await?;
         let Some(key) = keys.into_iter().find(|key| key.head.event.id == *event) else { return Ok(false) };
         let index = running.version().spec.shards.of(&key.head.event);
-        let set_aside = |head: Parked| Commit {
-            unparked: vec![head.id()],
-            dead_letters: vec![DeadLetter { is_skipped: true, ..head.letter }],
+        let set_aside = |heads: Vec<Parked>| Commit {
+            unparked: heads.iter().map(Parked::id).collect(),
+            dead_letters: heads.into_iter().map(|head| DeadLetter { is_skipped: true, ..head.letter }).collect(),
             ..Commit::default()
         };
-        let is_there = change_head(store, &shard(consumer, index), &key, set_aside).await?;
+        let is_there = change_heads(store, &shard(consumer, index), &[key], set_aside).await?;
         running.poke(index);
         Ok(is_there)
     }
@@ -217,20 +230,26 @@ impl Host {
     }
 }
 
-/// Does something to the first event of a key that is parked, if it is that still.
-async fn change_head(
+/// Does something to the first events of keys that are parked, to those that still are that.
+async fn change_heads(
     store: &OpenStore,
     shard: &ShardId,
-    key: &ParkedKey,
-    change: impl Fn(Parked) -> Commit,
+    keys: &[ParkedKey],
+    change: impl Fn(Vec<Parked>) -> Commit,
 ) -> Result<bool> {
     let port = store.database.store();
     for _ in 0..MOVE_ATTEMPTS {
-        // Before the event, so that the compare fails should the event have been handled since.
+        // Before the events, so that the compare fails should one have been handled since.
         let row = port.load(shard).await?;
-        let head = port.parked(&shard.consumer, key.key(), key.first, 1).await?.pop();
-        let Some(head) = head.filter(|head| head.place == key.first) else { return Ok(false) };
-        if commit(&store.committer, row.clone(), row, change(head)).await?.is_some() {
+        let mut heads = Vec::new();
+        for key in keys {
+            let head = port.parked(&shard.consumer, key.key(), key.first, 1).await?.pop();
+            heads.extend(head.filter(|head| head.place == key.first && *head.event() == key.head.event.id));
+        }
+        if heads.is_empty() {
+            return Ok(false);
+        }
+        if commit(&store.committer, row.clone(), row, change(heads)).await?.is_some() {
             return Ok(true);
         }
     }
@@ -267,6 +286,12 @@ async fn commit(committer: &Committer, from: Position, to: Position, with: Commi
 /// Why this event blocks the shard; an error where it does not.
 fn blocked_by(position: &Position, event: &EventId) -> Result<Reason> {
     let shard = &position.shard;
+    if position.reason.as_ref().is_some_and(|reason| reason.code == policy::FULL) {
+        return Err(Error::invalid(format!(
+            "{shard} has no room to park event {event}: skip one that keeps a key parked"
+        ))
+        .help(format!("`tendon consumer show {}` names them", shard.consumer.name)));
+    }
     let reason = position.reason.clone().filter(|_| position.status == Status::Blocked);
     let Some(reason) = reason else {
         return Err(Error::invalid(format!("{} is not blocked: there is nothing to skip", shard.consumer)));

@@ -235,7 +235,11 @@ fn status(position: Option<&Position>, standing: Option<&Standing>) -> (&'static
     match (position.map(|position| position.status), standing) {
         (Some(Status::Blocked), _) => ("blocked", reason),
         (Some(Status::Paused), _) => ("paused", reason),
-        (Some(Status::Running), Some(Standing::Running)) if reason.as_ref().is_some_and(is_full) => ("blocked", reason),
+        (Some(Status::Running), Some(Standing::Running | Standing::Blocked(_)))
+            if reason.as_ref().is_some_and(is_full) =>
+        {
+            ("blocked", reason)
+        }
         (_, Some(Standing::Stalled { message, since })) => {
             let reason = Reason {
                 code: "stalled".into(),
@@ -260,8 +264,8 @@ fn is_full(reason: &Reason) -> bool {
 fn next_step(status: &str, reason: Option<&Reason>, name: &str) -> Option<String> {
     match status {
         "blocked" if reason.is_some_and(is_full) => Some(format!(
-            "deploy a component that can handle what is parked, or `tendon consumer skip {name} EVENT` for each event that keeps a \
-             key parked"
+            "deploy a component that can handle what is parked, `tendon consumer resume {name}` to try all of it anew, `tendon \
+             consumer skip {name} EVENT` for an event that keeps a key parked, or raise `parked-keys` and `parked-events`"
         )),
         "blocked" => {
             let of_the_filter = reason.is_some_and(|reason| reason.code == FailureKind::Filter.code());
