@@ -122,17 +122,12 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     async fn start(shard: &'a mut Shard) -> Result<Self> {
         let version = shard.version.borrow_and_update().clone();
+        if let Ok(row) = shard.store.load(&shard.id).await {
+            // Whoever may not run it does not disturb who does.
+            is_of(&row, &version)?;
+        }
         let row = shard.store.claim(&shard.id, &shard.owner).await?;
-        if row.epoch > version.epoch {
-            let (id, newer, ours) = (&shard.id, row.epoch.0, version.epoch.0);
-            return Err(Error::unavailable(format!("{id} runs deployment {newer}, this host has only {ours}")));
-        }
-        if row.topology != version.spec.past.number {
-            let id = &shard.id;
-            return Err(Error::unavailable(format!(
-                "{id} is not a shard of this host's deployment: it was divided anew"
-            )));
-        }
+        is_of(&row, &version)?;
         source::verify(&**shard.tailer.source(), &row).await?;
         let mut next_row = row.clone();
         if row.revision == Revision(0) {
@@ -411,6 +406,22 @@ impl<'a> Run<'a> {
             emitted: Emitted::new(&self.version.spec.past, self.shard.tailer.source()),
         }
     }
+}
+
+/// Refuses a row that is not this deployment's.
+fn is_of(row: &Position, version: &Version) -> Result<()> {
+    let (shard, newer, ours) = (&row.shard, row.epoch.0, version.epoch.0);
+    if row.epoch > version.epoch {
+        return Err(Error::unavailable(format!("{shard} runs deployment {newer}, this host has only {ours}"))
+            .help("give this host the same config, or start it again"));
+    }
+    if row.topology != version.spec.past.number {
+        return Err(Error::unavailable(format!(
+            "{shard} is not a shard of this host's deployment {ours}: it was divided anew or reset"
+        ))
+        .help("give this host the same config, or start it again"));
+    }
+    Ok(())
 }
 
 /// Waits until the shard is to stop; whoever could ask for it being gone means the same.

@@ -98,16 +98,16 @@ impl Deployer {
         let (consumer, before) = (&active.consumer, &active.spec);
         let store = open.store(&before.store)?;
         let port = store.database.store();
-        check_state(&*port, before, &proposal).await?;
         let source = open.tailer(&before.stream)?.source();
         let compare = |a: &Cursor, b: &Cursor| source.compare(a, b);
         for _ in 0..DIVIDE_ATTEMPTS {
+            check_state(&*port, before, &proposal).await?;
             let mut from = port.positions().await?;
             from.retain(|position| position.shard.consumer == *consumer);
             if let Some(row) = from.iter().find(|row| row.topology != before.past.number) {
-                return Err(Error::corrupt(format!(
-                    "{} is not of the active deployment: it was divided anew",
-                    row.shard
+                let shard = &row.shard;
+                return Err(Error::unavailable(format!(
+                    "{shard} is not of the deployment that this host knows: another one moved it"
                 )));
             }
             let now = (&before.shards, &before.past, &before.start);
@@ -174,7 +174,9 @@ impl Deployer {
             (Some(active), Some(error)) if !open.has(&active.spec) => Err(error),
             (Some(active), refused) => {
                 let running = Some(active.digest.short());
-                let version = self.restore(open, active.clone()).await?;
+                // A division may have taken place all the same.
+                let now = open.active_in(&active.spec.store, &consumer.id).await?;
+                let version = self.restore(open, now.unwrap_or_else(|| active.clone())).await?;
                 Ok((version, refused.map(|error| Notice::Refused { consumer: consumer.id.clone(), running, error })))
             }
         }
@@ -274,6 +276,12 @@ pub fn check_change(active: &Spec, proposed: &Spec, consumer: &ConsumerId) -> Re
     if active.store != proposed.store {
         return refuse("store", &active.store, &proposed.store);
     }
+    if active.legacy_cursor.as_ref().is_some_and(|legacy| legacy.mirror) && divides(active, proposed) {
+        return Err(Error::invalid(format!(
+            "{consumer} moves reflex's cursors, too, which has others for other shards"
+        ))
+        .help("leave `shards` as they are, or set `mirror = false`: then there is no way back to reflex"));
+    }
     if active.state != proposed.state && active.state == StateScope::Key {
         return refuse("state", &active.state.word(), &proposed.state.word());
     }
@@ -302,7 +310,8 @@ async fn check_state(store: &dyn Store, active: &Spec, Proposal { consumer, spec
                 "{consumer} has a state by {kept}, which other shards cannot take over"
             ))
             .help(format!(
-                "leave `shards` and `state` as they are, or `tendon consumer reset {name} --state clear` first"
+                "leave `shards` and `state` as they are; or, where the state may go: `tendon consumer pause {name}`, `tendon \
+                 consumer reset {name} --to … --state clear --emits suppress`, then change the config and resume it"
             )));
         }
     }

@@ -16,7 +16,7 @@ use std::{
 use futures_util::future::try_join_all;
 use tokio::sync::{Mutex, RwLock};
 
-use self::running::Running;
+use self::{moves::not_here, running::Running};
 pub use crate::open::Catalog;
 use crate::{
     clock::Clock,
@@ -273,17 +273,12 @@ impl Host {
     async fn divide(&self, open: &Open, active: &Deployment, proposed: Proposed) -> Result<Notice> {
         let id = active.consumer.clone();
         let (from, to) = (active.spec.shards.count, proposed.proposal.spec.shards.count);
-        let running = self.state.write().await.consumers.remove(&id);
-        if let Some(running) = running {
-            running.stop().await;
-        }
+        let Some(running) = self.state.write().await.consumers.remove(&id) else { return Err(not_here(&id)) };
+        let before = running.version();
+        running.stop().await;
         let (version, error) = match self.deployer.divide(open, active, proposed).await {
             Ok(version) => (version, None),
-            Err(error) => {
-                // It may have taken place all the same: what is active now is what runs.
-                let now = open.active_in(&active.spec.store, &id).await?.unwrap_or_else(|| active.clone());
-                (self.deployer.restore(open, now).await?, Some(error))
-            }
+            Err(error) => (self.active_or(open, &id, &before).await, Some(error)),
         };
         self.replace(open, &id, version).await?;
         error.map_or(Ok(Notice::Divided { consumer: id, from, to }), Err)

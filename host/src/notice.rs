@@ -87,6 +87,9 @@ impl fmt::Display for Notice {
                     write!(f, "(compiled in {:.0} ms)", compiled_in.as_secs_f64() * 1e3)
                 }
             }
+            Self::Divided { consumer, from, to } if from == to => {
+                write!(f, "divided {} anew, by another key", consumer.name)
+            }
             Self::Divided { consumer, from, to } => write!(f, "divided {} anew: {from} → {to} shards", consumer.name),
             Self::Refused { consumer, running, error } => {
                 write!(f, "refused {}: {}; ", consumer.name, error.chain())?;

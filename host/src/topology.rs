@@ -1,6 +1,6 @@
 //! How a consumer is divided into shards, and what its shards of now know of those before them.
 
-use std::{cmp::Ordering, fmt, str::FromStr};
+use std::{cmp::Ordering, collections::HashSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -205,6 +205,10 @@ pub type Compare<'a> = &'a dyn Fn(&Cursor, &Cursor) -> Ordering;
 impl Marks {
     /// Whether the event's shard has passed it.
     pub fn cover(&self, event: &Event, compare: Compare<'_>) -> bool {
+        if !self.reach(event, compare) {
+            // Without asking for its key, which may be in its payload.
+            return false;
+        }
         let index = usize::try_from(self.shards.of(event)).unwrap_or(usize::MAX);
         self.cursors.get(index).is_some_and(|mark| compare(&event.cursor, mark).is_le())
     }
@@ -212,6 +216,15 @@ impl Marks {
     /// Whether one of them is at an event or beyond it.
     pub fn reach(&self, event: &Event, compare: Compare<'_>) -> bool {
         self.cursors.iter().any(|mark| compare(&event.cursor, mark).is_le())
+    }
+
+    /// Moves each of them to where it is in others of the same topology, if that is further.
+    fn raise(&mut self, others: &Self, compare: Compare<'_>) {
+        for (mark, other) in self.cursors.iter_mut().zip(&others.cursors) {
+            if compare(mark, other).is_lt() {
+                *mark = other.clone();
+            }
+        }
     }
 
     /// Whether one of them is beyond a cursor, so that there may be events that they cover.
@@ -303,13 +316,20 @@ pub fn move_all(
     if !emits_again {
         let cursors = cursors(spec, rows);
         let last = cursors.iter().min_by(|a, b| compare(a, b)).cloned().unwrap_or(Cursor::START);
-        then.emitted = [past.emitted.as_slice(), &past.handled].concat();
-        then.emitted.push(Marks { shards: spec.shards.clone(), cursors });
-        then.emitted.retain(|marks| marks.is_beyond(&cursor, compare));
+        let now = Marks { shards: spec.shards.clone(), cursors };
+        for marks in
+            past.emitted.iter().chain(&past.handled).chain([&now]).filter(|one| one.is_beyond(&cursor, compare))
+        {
+            match then.emitted.iter_mut().find(|other| other.shards == marks.shards) {
+                Some(other) => other.raise(marks, compare),
+                None => then.emitted.push(marks.clone()),
+            }
+        }
         then.set_aside = set_aside;
-        // What was set aside before an earlier reset, and has not been handled since.
-        let known = |letter: &SetAside| then.set_aside.iter().any(|other| other.event == letter.event);
-        let before = past.set_aside.iter().filter(|letter| compare(&letter.cursor, &last).is_gt() && !known(letter));
+        // What was set aside before an earlier reset, and may not have been handled since.
+        let known: HashSet<&EventId> = then.set_aside.iter().map(|letter| &letter.event).collect();
+        let is_new = |letter: &&SetAside| compare(&letter.cursor, &last).is_gt() && !known.contains(&letter.event);
+        let before = past.set_aside.iter().filter(is_new);
         let before: Vec<SetAside> = before.cloned().collect();
         then.set_aside.extend(before);
     }

@@ -61,7 +61,10 @@ fn a_reset_handles_events_again_with_the_state_and_the_emits_that_are_asked_for(
     assert_eq!((ids(&project).as_str(), emitted(&project)), ("1 3 5 6 ", 2));
 
     let counted = reset(&project, &["--to", "id:2", "--state", "keep", "--emits", "suppress", "--dry-run"]);
-    assert_eq!(counted, json!({"cursor": "2", "again": 4, "skipped": 0, "dead_letters": 0, "dry_run": true}));
+    assert_eq!(
+        counted,
+        json!({"cursor": "2", "again": 4, "skipped": 0, "dead_letters": 0, "parked": 0, "dry_run": true})
+    );
     assert_eq!(ids(&project), "1 3 5 6 ", "it was only counted");
 
     reset(&project, &["--to", "id:2", "--state", "keep", "--emits", "suppress"]);
@@ -188,4 +191,54 @@ fn a_consumer_is_removed_once_no_config_has_it_and_begins_anew_if_it_comes_back(
     host.line("started subject");
     at_head(&project, "2");
     assert_eq!(ids(&project), "1 ", "nothing is left of the state before");
+}
+
+/// What one shard has handled since an earlier reset is not known of each event: it may ask for it again, and gets it once.
+#[test]
+fn a_second_reset_while_one_shard_is_behind_neither_stalls_nor_emits_twice() {
+    let more = "shards = { count = 2 }\nstate = \"key\"";
+    let project = Project::new(&config(more));
+    let host = project.host();
+    let keys: Vec<String> = (0..8).map(|n| format!("key-{n}")).collect();
+    let shard = |key: &str| {
+        key.bytes().fold(0x811c_9dc5_u32, |hash, byte| hash.wrapping_mul(0x0100_0193) ^ u32::from(byte)) % 2
+    };
+    let of = |index: u32| keys.iter().find(|key| shard(key) == index).unwrap();
+    // Both have an event that is set aside at first.
+    let lines = [(of(0), "panic"), (of(1), "reject"), (of(1), "echo"), (of(1), "echo")];
+    let line =
+        |(key, text): (&String, &str)| json!({"type": 1, "foreign_id": key, "metadata_text": text}).to_string() + "\n";
+    project.write("a.jsonl", lines.into_iter().map(line).collect::<String>());
+    assert!(project.run(&["event", "import", "events", "a.jsonl"]).status.success());
+    at_head(&project, "4");
+    assert_eq!((emitted(&project), project.json(&["dlq", "list", "subject"]).as_array().unwrap().len()), (2, 2));
+    // From now on everything is echoed, but the filter has no answer for the first shard's event, which so blocks it.
+    let filter = format!("filter = {{ where = \"foreign_id == '{}' || headers.n == '1'\" }}", of(1));
+    let echo = config(&format!("{more}\n{filter}")).replace("by-event", "echo").replace("\"dead-letter\"", "\"block\"");
+    project.write("tendon.toml", echo);
+    host.line("changed subject");
+    let again = || {
+        reset(&project, &["--to", "earliest", "--state", "keep", "--emits", "suppress"]);
+        project.status("subject", "blocked");
+        wait("the other shard at the head", || {
+            let shards = project.json(&["consumer", "show", "subject"])["shards"].clone();
+            (shards[1]["cursor"] == "4" && shards[1]["status"] == "running").then_some(())
+        });
+    };
+    again();
+    assert_eq!(emitted(&project), 3, "the one that was set aside, and nothing that was emitted");
+    again();
+    assert_eq!(emitted(&project), 3, "nothing twice");
+}
+
+#[test]
+fn a_place_in_the_future_is_beyond_the_head() {
+    let project = Project::new(&config(""));
+    let _host = project.host();
+    import(&project, "a.jsonl", &["append"]);
+    at_head(&project, "1");
+    let place = ["--to", "@2999-01-01T00:00:00Z", "--state", "keep", "--emits", "again"];
+    let output = project.run(&[&["consumer", "reset", "subject"][..], &place].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), said.contains("beyond its head")), (Some(2), true), "{said}");
 }

@@ -59,7 +59,7 @@ pub enum Verb {
     },
     /// Send one to another place of its stream, back or ahead; it stops meanwhile
     Reset(Reset),
-    /// Remove one that is in no config any more, with its position, state, dead letters and deployments
+    /// Remove one that is in no host's config any more, with its position, state, dead letters and deployments
     Remove {
         /// The consumer
         name: String,
@@ -80,7 +80,8 @@ pub struct Reset {
     /// What becomes of its state
     #[arg(long, value_parser = ["keep", "clear"])]
     state: String,
-    /// What becomes of events that it has emitted for those that it now handles again
+    /// suppress: nothing is emitted for what its shards have passed so far, but for what was set aside or parked; again: everything
+    /// is emitted once more
     #[arg(long, value_parser = ["suppress", "again"])]
     emits: String,
     /// Only say what that would do
@@ -136,8 +137,9 @@ fn reset_lines(done: &Done) -> Vec<(&'static str, String)> {
     vec![
         (if done.dry_run { "would go to" } else { "is now at" }, done.cursor.clone()),
         ("handles again", format!("{} events", done.again)),
-        ("never handles", format!("{} events", done.skipped)),
+        ("passes over", format!("{} events", done.skipped)),
         ("dead letters", format!("{} are no longer set aside", done.dead_letters)),
+        ("parked events", format!("{} wait no longer", done.parked)),
     ]
 }
 

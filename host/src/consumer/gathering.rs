@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     event::Event,
     in_flight::Submitted,
-    store::{Commit, Move, Revision},
+    store::{Commit, Duplicates, Move, Revision},
 };
 
 impl Run<'_> {
@@ -71,12 +71,16 @@ impl Run<'_> {
         let (queued, drained) = (std::mem::take(&mut self.queued), std::mem::take(&mut self.drained));
         let handled = gathered.saturating_sub(queued) + drained;
         let set_aside = std::mem::take(&mut self.set_aside);
-        let mirror = self.share.mirror();
+        let source = self.shard.tailer.source().clone();
+        let mirror = self.share.mirror(&to.cursor, &|a, b| source.compare(a, b));
         let dead_letters = std::mem::take(&mut self.dead_letters);
         let purged = std::mem::take(&mut self.purged);
         let (parked, unparked) = (std::mem::take(&mut self.parked), std::mem::take(&mut self.unparked));
         let r#move = Some(r#move);
-        let commit = Commit { r#move, changes, dead_letters, purged, parked, unparked, mirror, ..Commit::default() };
+        // Of what was set aside before a reset it may have emitted some since.
+        let duplicates = if self.share.may_repeat() { Duplicates::Skip } else { Duplicates::Refuse };
+        let commit =
+            Commit { r#move, changes, duplicates, dead_letters, purged, parked, unparked, mirror, ..Commit::default() };
         let unqueued = commit.unparked.len();
         let pending = self.shard.committer.submit(commit).await;
         let at = Instant::now();

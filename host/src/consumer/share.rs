@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::{
     deployment::{LegacyCursor, Spec},
-    event::Event,
+    event::{Cursor, Event},
     filter::{Matcher, Selected},
     source::Source,
     tailer::Piece,
-    topology::{Past, Shards},
+    topology::{Compare, Past, Shards},
 };
 
 /// See the module.
@@ -65,8 +65,16 @@ impl Share {
         self.matcher.select(events)
     }
 
-    /// The row of reflex's that moves with the shard's own.
-    pub(super) fn mirror(&self) -> Option<Arc<LegacyCursor>> {
-        self.mirror.clone()
+    /// The row of reflex's that moves with the shard's own; none as long as reflex itself was further.
+    pub(super) fn mirror(&self, cursor: &Cursor, compare: Compare<'_>) -> Option<Arc<LegacyCursor>> {
+        let same = self.past.handled.iter().filter(|marks| marks.shards == self.shards);
+        let index = usize::try_from(self.index).unwrap_or(usize::MAX);
+        let mut marks = same.filter_map(|marks| marks.cursors.get(index));
+        self.mirror.clone().filter(|_| marks.all(|mark| compare(cursor, mark).is_ge()))
+    }
+
+    /// Whether it may emit what it has emitted: what was set aside is not told from what was handled since.
+    pub(super) fn may_repeat(&self) -> bool {
+        !self.past.set_aside.is_empty()
     }
 }

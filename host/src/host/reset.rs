@@ -21,8 +21,9 @@ use crate::{
 
 /// Lag is counted no further for a reset.
 const EVENTS_MAX: u64 = 10_000_000;
-/// Dead letters that a consumer may have for a reset that must remember them.
-const LETTERS_MAX: usize = 10_000;
+/// Dead letters and parked events that a reset can remember.
+const REMEMBERED_MAX: usize = 10_000;
+const LETTERS_A_PAGE: u32 = 1_000;
 /// How often it is tried while another host commits.
 const ATTEMPTS: u32 = 20;
 
@@ -44,12 +45,16 @@ pub struct Reset {
 pub struct Done {
     /// The place.
     pub cursor: String,
-    /// Events of the stream that are handled again, those included that a filter leaves out.
+    /// Events of the stream between the place and the shard that is furthest ahead, which are handled again unless a filter leaves
+    /// them out; counted up to 10,000,000.
     pub again: u64,
-    /// Events that are passed over and never handled.
+    /// Events between the shard that is furthest behind and the place, which whoever has not handled them passes over; likewise.
     pub skipped: u64,
     /// Dead letters beyond the place, which are no longer set aside: their events are handled anyway.
     pub dead_letters: u64,
+    /// Parked events beyond the place, which wait no longer: likewise.
+    #[serde(default)]
+    pub parked: u64,
     /// Whether nothing was changed.
     pub dry_run: bool,
 }
@@ -67,8 +72,8 @@ impl Host {
         if reset.dry_run {
             let store = open.store(&version.spec.store)?;
             let rows = rows(store, consumer).await?;
-            let letters = letters(store, consumer).await?;
-            return done(&reset, &version.spec, &rows, &letters, cursor, &*source).await;
+            let (letters, parked) = held(store, consumer, &reset).await?;
+            return done(&reset, &version.spec, &rows, (&letters, &parked), cursor, &*source).await;
         }
         let running = self.state.write().await.consumers.remove(consumer);
         if let Some(running) = running {
@@ -77,14 +82,22 @@ impl Host {
         let moved = self.move_to(&open, consumer, &version, &reset, cursor).await;
         let (version, answer) = match moved {
             Ok((version, done)) => (version, Ok(done)),
-            Err(error) => {
-                // It may have taken place all the same: what is active now is what runs.
-                let now = open.active_in(&version.spec.store, consumer).await?.ok_or_else(|| not_here(consumer))?;
-                (self.deployer.restore(&open, now).await?, Err(error))
-            }
+            Err(error) => (self.active_or(&open, consumer, &version).await, Err(error)),
         };
         self.replace(&open, consumer, version).await?;
         answer
+    }
+
+    /// What is active now, where something else may have taken place than was answered; what ran before, where that cannot be
+    /// known. Should its rows be another deployment's, its shards say so.
+    pub(super) async fn active_or(&self, open: &Open, consumer: &ConsumerId, before: &Version) -> Version {
+        let known = async {
+            let now = open.active_in(&before.spec.store, consumer).await?.ok_or_else(|| not_here(consumer))?;
+            self.deployer.restore(open, now).await
+        };
+        let Version { epoch, spec, factory } = before;
+        let before = || Version { epoch: *epoch, spec: spec.clone(), factory: factory.clone() };
+        known.await.unwrap_or_else(|_| before())
     }
 
     async fn move_to(
@@ -101,11 +114,13 @@ impl Host {
         let last_event = source.event_at(&cursor).await?.map(|event| event.hash());
         let digest = version.factory.digest();
         let component = store.database.store().component(&digest).await?;
+        let from = rows(store, consumer).await?;
+        let (letters, parked) = held(store, consumer, reset).await?;
+        let done = done(reset, &version.spec, &from, (&letters, &parked), cursor.clone(), &**source).await?;
         for _ in 0..ATTEMPTS {
+            let (letters, parked) = held(store, consumer, reset).await?;
+            // Last, so that little can move meanwhile.
             let from = rows(store, consumer).await?;
-            let letters = letters(store, consumer).await?;
-            let done = done(reset, &version.spec, &from, &letters, cursor.clone(), &**source).await?;
-            let parked = parked(store, consumer).await?;
             let purged = letters.iter().filter(|letter| compare(&letter.cursor, &cursor).is_gt());
             let purged = purged.map(|letter| (consumer.clone(), letter.event.clone())).collect();
             let unparked = parked.iter().filter(|parked| compare(&parked.letter.event.cursor, &cursor).is_gt());
@@ -146,7 +161,7 @@ impl Host {
         }
         let mut found = false;
         for store in open.stores() {
-            for attempt in 1.. {
+            for attempt in 1..=ATTEMPTS {
                 let from = rows(store, consumer).await?;
                 if from.is_empty() && open.active_in(&store.name, consumer).await?.is_none() {
                     break;
@@ -173,10 +188,18 @@ async fn place(to: &Start, source: &dyn Source) -> Result<Cursor> {
                 .help("`--to earliest` and `--to latest` are the ends"));
         }
     }
-    start::resolve(to, source).await.map_err(|error| match error.kind() {
+    let cursor = start::resolve(to, source).await.map_err(|error| match error.kind() {
         Kind::NotFound => Error::invalid(error.to_string()).help(error.way_out().unwrap_or_default()),
         _ => error,
-    })
+    })?;
+    if let Start::At(time) = to
+        && cursor == source.head().await?
+        && source.event_at(&cursor).await?.is_none_or(|newest| newest.timestamp < *time)
+    {
+        return Err(Error::invalid(format!("the stream has no event of {time} or later: {to} is beyond its head"))
+            .help("`--to latest` is the head"));
+    }
+    Ok(cursor)
 }
 
 async fn rows(store: &OpenStore, consumer: &ConsumerId) -> Result<Vec<Position>> {
@@ -187,18 +210,27 @@ async fn rows(store: &OpenStore, consumer: &ConsumerId) -> Result<Vec<Position>>
 
 /// Everything that a consumer has set aside, by where it is in the stream.
 async fn letters(store: &OpenStore, consumer: &ConsumerId) -> Result<Vec<SetAside>> {
-    let (mut which, mut all) = (Letters { limit: 1_000, ..Letters::default() }, Vec::new());
+    let (mut which, mut all) = (Letters { limit: LETTERS_A_PAGE, ..Letters::default() }, Vec::new());
     loop {
         let page = store.database.store().dead_letters(consumer, &which).await?;
         let Some(last) = page.last() else { return Ok(all) };
         which.after = Some((last.at(), last.event.id.clone()));
         all.extend(page.into_iter().map(|letter| SetAside { event: letter.event.id, cursor: letter.event.cursor }));
-        if all.len() > LETTERS_MAX {
-            let name = &consumer.name;
-            return Err(Error::invalid(format!("{consumer} has more than {LETTERS_MAX} dead letters"))
-                .help(format!("redrive or purge them first: `tendon dlq purge {name} --all`")));
-        }
     }
+}
+
+/// What a consumer has set aside and parked. Where nothing is to be emitted again it must be remembered that these never were.
+async fn held(store: &OpenStore, consumer: &ConsumerId, reset: &Reset) -> Result<(Vec<SetAside>, Vec<Parked>)> {
+    let (letters, parked) = (letters(store, consumer).await?, parked(store, consumer).await?);
+    let count = letters.len() + parked.len();
+    if count > REMEMBERED_MAX && !reset.emits_again {
+        return Err(Error::invalid(format!(
+            "{consumer} has {count} dead letters and parked events: no more than {REMEMBERED_MAX} can be told from those that \
+             have emitted"
+        ))
+        .help(format!("redrive them first: `tendon dlq redrive {} --all`; or emit again", consumer.name)));
+    }
+    Ok((letters, parked))
 }
 
 /// Everything that a consumer has parked, in no order.
@@ -222,17 +254,19 @@ async fn done(
     reset: &Reset,
     spec: &Spec,
     rows: &[Position],
-    letters: &[SetAside],
+    (letters, parked): (&[SetAside], &[Parked]),
     cursor: Cursor,
     source: &dyn Source,
 ) -> Result<Done> {
     let compare = |a: &Cursor, b: &Cursor| source.compare(a, b);
     let cursors = topology::cursors(spec, rows);
-    let first = cursors.iter().max_by(|a, b| compare(a, b)).unwrap_or(&spec.start);
+    let handled = spec.past.handled.iter().flat_map(|marks| &marks.cursors);
+    let first = cursors.iter().chain(handled).max_by(|a, b| compare(a, b)).unwrap_or(&spec.start);
     let last = cursors.iter().min_by(|a, b| compare(a, b)).unwrap_or(&spec.start);
     let behind = source.lag(&cursor, EVENTS_MAX).await?.events;
     let again = behind.saturating_sub(source.lag(first, EVENTS_MAX).await?.events);
     let skipped = source.lag(last, EVENTS_MAX).await?.events.saturating_sub(behind);
     let dead_letters = letters.iter().filter(|letter| compare(&letter.cursor, &cursor).is_gt()).count() as u64;
-    Ok(Done { cursor: cursor.to_string(), again, skipped, dead_letters, dry_run: reset.dry_run })
+    let parked = parked.iter().filter(|parked| compare(&parked.letter.event.cursor, &cursor).is_gt()).count() as u64;
+    Ok(Done { cursor: cursor.to_string(), again, skipped, dead_letters, parked, dry_run: reset.dry_run })
 }

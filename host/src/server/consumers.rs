@@ -170,7 +170,8 @@ pub(super) async fn reset(
         emits_again: wanted.emits == EmitsFate::Again,
         dry_run: wanted.dry_run,
     };
-    Ok(Json(api.host()?.reset(&id(query.tenant, &name)?, reset).await?))
+    let (host, id) = (api.host()?.clone(), id(query.tenant, &name)?);
+    Ok(Json(to_the_end(async move { host.reset(&id, reset).await }).await?))
 }
 
 pub(super) async fn remove(
@@ -179,8 +180,15 @@ pub(super) async fn remove(
     Query(query): Query<Tenant>,
 ) -> Result<Json<serde_json::Value>, Failure> {
     let id = id(query.tenant, &name)?;
-    api.host()?.remove(&id).await?;
+    let (host, gone) = (api.host()?.clone(), id.clone());
+    to_the_end(async move { host.remove(&gone).await }).await?;
     Ok(Json(serde_json::json!({ "removed": id.name })))
+}
+
+/// Does something to its end, also when whoever asked for it has gone: half of it would leave a consumer stopped.
+async fn to_the_end<T: Send + 'static>(done: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let panicked = |error| Error::unavailable("the host panicked: this is a bug of it").because(error);
+    tokio::spawn(done).await.map_err(panicked)?
 }
 
 pub(super) async fn state(

@@ -49,7 +49,7 @@ impl Api {
         }
     }
 
-    fn host(&self) -> Result<&Host> {
+    fn host(&self) -> Result<&Arc<Host>> {
         match self {
             Self::Live(host) => Ok(host),
             Self::ReadOnly(_) => Err(Error::unavailable("no host is running, and this changes something")

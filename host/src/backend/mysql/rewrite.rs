@@ -16,7 +16,7 @@ use crate::{
     tenant::ConsumerId,
 };
 
-const FOUND: &str = "SELECT * FROM tendon_position WHERE tenant = ? AND consumer = ? FOR UPDATE";
+const FOUND: &str = "SELECT * FROM tendon_position WHERE tenant = ? AND consumer = ? ORDER BY shard FOR UPDATE";
 
 /// What a consumer has, beside its positions and its state.
 const ALL: [&str; 4] = ["dead_letter", "parked", "deployment", "history"];

@@ -13,7 +13,7 @@ use crate::{
 
 const PATIENCE: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
-const FOUND: &str = "SELECT * FROM tendon.position WHERE tenant = $1 AND consumer = $2 FOR UPDATE";
+const FOUND: &str = "SELECT * FROM tendon.position WHERE tenant = $1 AND consumer = $2 ORDER BY shard FOR UPDATE";
 
 const PUT: &str = "
     INSERT INTO tendon.position (tenant, consumer, shard, cursor, revision, fence, incarnation, generation, epoch, status,
