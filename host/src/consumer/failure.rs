@@ -30,6 +30,9 @@ impl Run<'_> {
     pub(super) async fn failed(&mut self, failure: Failure, undone: usize, event: &Event) -> Result<After> {
         self.handler = None;
         if let FailureKind::Infrastructure(error) = failure.kind {
+            // What stands before it would be handled again with every try.
+            self.commit().await?;
+            self.settle().await?;
             return Err(error);
         }
         if undone > 0 {
