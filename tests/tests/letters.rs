@@ -202,3 +202,35 @@ fn a_host_stops_while_an_event_waits_and_others_are_to_be_redriven() {
     }
     assert_eq!(host.terminate(), Some(0), "it drains");
 }
+
+#[test]
+fn an_edited_payload_is_handled_again_and_a_redrive_is_a_job_that_can_be_cancelled() {
+    let project = project("127.0.0.1:0", "dead-letter", &["reject", "reject", "append", "reject"]);
+    let _host = project.host();
+    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "4");
+    let edited = project.json(&["dlq", "edit", "subject", "2", "--metadata", "append"]);
+    assert_eq!(edited["event"]["metadata_text"], "append");
+    assert!(edited["reason"]["message"].as_str().unwrap().contains("edited by an operator"), "{edited}");
+    assert_eq!(project.json(&["dlq", "jobs", "subject"]), json!([]), "what is edited is not handled by itself");
+    let nobody = project.run(&["dlq", "edit", "subject", "77", "--metadata", "append"]);
+    assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
+    project.write("payload", "append");
+    assert!(project.run(&["dlq", "edit", "subject", "4", "--file", "payload"]).status.success());
+
+    // A consumer that stands keeps its jobs.
+    assert!(project.run(&["consumer", "pause", "subject"]).status.success());
+    project.json(&["dlq", "redrive", "subject", "2"]);
+    project.json(&["dlq", "redrive", "subject", "1", "4"]);
+    let jobs = project.json(&["dlq", "jobs", "subject"]);
+    assert_eq!((&jobs[0]["left"], &jobs[1]["left"]), (&json!(1), &json!(2)), "{jobs}");
+    let cancelled = project.json(&["dlq", "cancel", "subject", "--job", jobs[1]["id"].as_str().unwrap()]);
+    assert_eq!(cancelled["changed"], 2);
+    assert!(project.run(&["consumer", "resume", "subject"]).status.success());
+    wait("the one that is left", || (project.json(&["dlq", "jobs", "subject"]) == json!([])).then_some(()));
+    wait("it to be handled", || {
+        let ids = project.json(&["state", "get", "subject", "ids", "--as", "text"])["value"].clone();
+        (ids == "3 2 ").then_some(())
+    });
+    assert_eq!(all(&project.json(&["dlq", "list", "subject"]), "/event/id"), ["1", "4"]);
+}

@@ -31,8 +31,8 @@ fn shards(count: u32) -> String {
 fn import(project: &Project, file: &str, behaviours: impl Iterator<Item = String>) {
     let line = |(n, text): (usize, String)| {
         // A line that was imported before would be left out.
-        let text = format!("{text} {file}");
-        json!({"type": n % 3, "foreign_id": format!("key-{}", n % KEYS), "metadata_text": text}).to_string() + "\n"
+        let (key, headers) = (format!("key-{}", n % KEYS), json!({ "file": file }));
+        json!({"type": n % 3, "foreign_id": key, "metadata_text": text, "headers": headers}).to_string() + "\n"
     };
     project.write(file, behaviours.enumerate().map(line).collect::<String>());
     let imported = project.run(&["event", "import", "events", file]);
@@ -199,4 +199,32 @@ fn a_state_that_other_shards_cannot_take_over_stays_where_it_is() {
     project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "48" && consumer["lag_events"] == 0);
     let whose = project.run(&["state", "get", "subject", "ids"]);
     assert_eq!(whose.status.code(), Some(2), "{whose:?}");
+}
+
+/// While a producer appends, one shard is blocked, and one is far behind because its events take long.
+#[test]
+fn a_consumer_is_divided_anew_under_load_with_one_shard_blocked_and_one_far_behind() {
+    let project = Project::new(&shards(3));
+    let host = project.host();
+    // Of the first 240 events that of id 14 fails, and key-2's take their time.
+    let first = |n: usize| match (n, n % KEYS) {
+        (13, _) => "fail".to_owned(),
+        (_, 2) => "sleep 100".to_owned(),
+        _ => "append".to_owned(),
+    };
+    import(&project, "first.jsonl", (0..240).map(first));
+    let slow: Vec<usize> = (1..=240).filter(|id| (id - 1) % KEYS == 2).collect();
+    project.status("subject", "blocked");
+    std::thread::scope(|threads| {
+        let producer = threads.spawn(|| (0..15).for_each(|n| import(&project, &format!("{n}.jsonl"), appends(24))));
+        for count in [5, 2, 6] {
+            divide(&project, &host, count);
+        }
+        producer.join().unwrap();
+    });
+    let blocked = project.status("subject", "blocked");
+    assert_eq!(blocked["reason"]["event"], "14", "{blocked}");
+    assert!(project.run(&["consumer", "skip", "subject", "14"]).status.success());
+    project.consumer("subject", "at the head", |consumer| consumer["lag_events"] == 0 && consumer["cursor"] == "600");
+    all_handled(&project, 600, &[&[14], &slow[..]].concat());
 }

@@ -1,4 +1,6 @@
-//! `tendon dlq list|show|redrive|cancel|purge`.
+//! `tendon dlq list|show|edit|redrive|jobs|cancel|purge`.
+
+use std::io::Read as _;
 
 use clap::Subcommand;
 
@@ -9,8 +11,11 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    event::EventId,
-    server::dead_letters::{Changed, Chosen, DeadLetterView},
+    event::{EventId, Timestamp},
+    server::{
+        dead_letters::{Changed, Chosen, DeadLetterView, Edit, Job},
+        views::base64,
+    },
 };
 
 /// What about dead letters.
@@ -46,6 +51,24 @@ pub enum Verb {
         /// The event's id
         event: String,
     },
+    /// Give one another payload, to be handled again with; it says then that it was edited
+    Edit {
+        /// The consumer
+        name: String,
+        /// The event's id
+        event: String,
+        /// The payload
+        #[arg(long, value_name = "TEXT", required_unless_present = "file", conflicts_with = "file")]
+        metadata: Option<String>,
+        /// A file that holds the payload; - is the standard input
+        #[arg(long, value_name = "FILE")]
+        file: Option<String>,
+    },
+    /// List the redrives that have something left to do
+    Jobs {
+        /// The consumer
+        name: String,
+    },
     /// Have some, or all, handled again, each once: those that fail stay, with their new error
     Redrive(Choice),
     /// Take back the wish to have some, or all, handled again, for those that have not been
@@ -60,7 +83,8 @@ pub struct Choice {
     /// The consumer
     name: String,
     /// The events' ids
-    #[arg(value_name = "EVENT", required_unless_present_any = ["all", "match"], conflicts_with_all = ["all", "match"])]
+    #[arg(value_name = "EVENT", required_unless_present_any = ["all", "match", "job"],
+        conflicts_with_all = ["all", "match", "job"])]
     events: Vec<String>,
     /// All that there are
     #[arg(long)]
@@ -68,6 +92,9 @@ pub struct Choice {
     /// All with this reason: trap, or trap~overflow where the message has that in it, or ~overflow
     #[arg(long, value_name = "REASON")]
     r#match: Option<String>,
+    /// All of one redrive, as `dlq jobs` names it
+    #[arg(long, value_name = "ID")]
+    job: Option<Timestamp>,
     /// Only say how many
     #[arg(long)]
     dry_run: bool,
@@ -97,6 +124,22 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
             let letter: DeadLetterView = client.get(&format!("{}/{}", path(&name), escape(&event)), query).await?;
             ctx.out.object(&letter, lines)?;
         }
+        Verb::Edit { name, event, metadata, file } => {
+            let metadata = match (metadata, file.as_deref()) {
+                (Some(text), _) => text.into_bytes(),
+                (None, file) => payload(file.unwrap_or("-"))?,
+            };
+            let edit = Edit { metadata_base64: base64(&metadata.into()) };
+            let body =
+                serde_json::to_vec(&edit).map_err(|error| Error::corrupt("a request is not JSON").because(error))?;
+            let path = format!("{}/{}/edit", path(&name), escape(&event));
+            let letter: DeadLetterView = client.post(&path, query, body).await?;
+            ctx.out.object(&letter, lines)?;
+        }
+        Verb::Jobs { name } => {
+            let jobs: Vec<Job> = client.get(&format!("/v1/consumers/{}/redrives", escape(&name)), query).await?;
+            ctx.out.list(&jobs, &["job", "left"], |job| vec![job.id.to_string(), job.left.to_string()])?;
+        }
         Verb::Redrive(choice) => {
             change(ctx, &client, choice, "redrive-dead-letters", ["to be handled again"; 2]).await?
         }
@@ -112,10 +155,10 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
 
 /// Changes some or all; `words` say what was done, and what would be.
 async fn change(ctx: &Ctx, client: &Client, choice: Choice, route: &str, words: [&'static str; 2]) -> Result<()> {
-    let Choice { name, events, all, r#match, dry_run } = choice;
-    let all = all || r#match.is_some();
+    let Choice { name, events, all, r#match, job, dry_run } = choice;
+    let all = all || r#match.is_some() || job.is_some();
     let events = events.into_iter().map(|event| EventId(event.into())).collect();
-    let body = serde_json::to_vec(&Chosen { events, all, r#match, dry_run })
+    let body = serde_json::to_vec(&Chosen { events, all, r#match, job, dry_run })
         .map_err(|error| Error::corrupt("a request is not JSON").because(error))?;
     let (path, query) =
         (format!("/v1/consumers/{}/{route}", escape(&name)), vec![("tenant", ctx.tenant().to_string())]);
@@ -123,6 +166,16 @@ async fn change(ctx: &Ctx, client: &Client, choice: Choice, route: &str, words: 
     let [was, would] = words;
     let word = if changed.dry_run { would } else { was };
     ctx.out.object(&changed, |changed| vec![(word, changed.changed.to_string())])
+}
+
+/// What a file holds.
+fn payload(file: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = match file {
+        "-" => std::io::stdin().read_to_end(&mut bytes),
+        file => std::fs::File::open(file).and_then(|mut file| file.read_to_end(&mut bytes)),
+    };
+    read.map(|_| bytes).map_err(|error| Error::invalid(format!("{file} cannot be read")).because(error))
 }
 
 /// As many as there are, or as are wanted: one answer has no more than fit into it.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 
 use super::{Host, Running};
@@ -11,6 +12,7 @@ use crate::{
     deployment::Spec,
     error::{Error, Kind, Result},
     event::{Cursor, Event, EventId},
+    limits::EVENT_BYTES_MAX,
     open::OpenStore,
     parked::{Parked, ParkedKey},
     policy,
@@ -72,6 +74,26 @@ impl Host {
             running.poke(index);
         }
         Ok(())
+    }
+
+    /// Gives an event that was set aside another payload. It stays set aside, and says so.
+    pub async fn edit_letter(&self, consumer: &ConsumerId, event: &EventId, metadata: Bytes) -> Result<()> {
+        let most = EVENT_BYTES_MAX;
+        if metadata.len() > most {
+            return Err(Error::limit(format!("a payload of {} bytes, at most {most} are allowed", metadata.len())));
+        }
+        let store = {
+            let state = self.state.read().await;
+            let config = state.config.consumer(consumer)?;
+            state.open.store(&config.store)?.database.store()
+        };
+        let mut letter = store.dead_letter(consumer, event).await?;
+        let edited = format!("its payload was edited by an operator at {}", self.clock.now());
+        letter.reason.message = format!("{}\n{edited}", letter.reason.message);
+        letter.event.metadata = metadata;
+        let events = [letter.event.clone()];
+        let with = |_| Commit { dead_letters: vec![letter.clone()], ..Commit::default() };
+        self.change_letters(consumer, &events, with).await
     }
 
     /// Lets a consumer go on without the event that blocks it, which the same commit sets aside.

@@ -1,6 +1,6 @@
 //! The routes of what consumers have set aside.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
@@ -76,8 +76,27 @@ pub struct Chosen {
     /// Of all those with this reason: `trap`, `trap~overflow`, `~overflow`.
     #[serde(default)]
     pub r#match: Option<String>,
+    /// Of all, those that are to be handled again since this moment: one redrive's.
+    #[serde(default)]
+    pub job: Option<Timestamp>,
     /// Only to be counted.
     pub dry_run: bool,
+}
+
+/// A redrive that is under way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// When it was wished, which no other one was.
+    pub id: Timestamp,
+    /// Events that are still to be handled again.
+    pub left: u64,
+}
+
+/// Another payload.
+#[derive(Deserialize, Serialize)]
+pub struct Edit {
+    /// In base64.
+    pub metadata_base64: String,
 }
 
 /// What was changed.
@@ -212,13 +231,48 @@ pub(super) async fn cancel(
     Ok(Json(change(&api, &id(query.tenant, &name)?, chosen, |_| Change::Cancel).await?))
 }
 
+/// The redrives that have something left to do, oldest first.
+pub(super) async fn jobs(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(query): Query<Tenant>,
+) -> Result<Json<Vec<Job>>, Failure> {
+    let id = id(query.tenant, &name)?;
+    let store = store(&api, &id).await?;
+    let (mut which, mut left) = (Letters { is_due: true, limit: LETTERS_MAX, after: None }, BTreeMap::new());
+    loop {
+        let letters = store.dead_letters(&id, &which).await?;
+        let Some(last) = letters.last() else { break };
+        which.after = Some((last.at(), last.event.id.clone()));
+        for at in letters.iter().filter_map(|letter| letter.redrive_at) {
+            *left.entry(at).or_default() += 1;
+        }
+    }
+    Ok(Json(left.into_iter().map(|(id, left)| Job { id, left }).collect()))
+}
+
+pub(super) async fn edit(
+    State(api): State<Api>,
+    Path((name, event)): Path<(String, EventId)>,
+    Query(query): Query<Tenant>,
+    Json(Edit { metadata_base64 }): Json<Edit>,
+) -> Result<Json<DeadLetterView>, Failure> {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let id = id(query.tenant, &name)?;
+    let metadata = STANDARD
+        .decode(metadata_base64)
+        .map_err(|error| Error::invalid("`metadata_base64` is not base64").because(error))?;
+    api.host()?.edit_letter(&id, &event, metadata.into()).await?;
+    Ok(Json(store(&api, &id).await?.dead_letter(&id, &event).await?.into()))
+}
+
 async fn change(api: &Api, id: &ConsumerId, chosen: Chosen, change: impl Fn(Timestamp) -> Change) -> Result<Changed> {
     let host = api.host()?;
     let store = store(api, id).await?;
     let now = Clock::System.now();
     let to = Changing { host, store: &*store, id, change: change(now), dry_run: chosen.dry_run };
     let changed = match (chosen.all, chosen.events.as_slice()) {
-        (true, []) => to.all(&Match::of(chosen.r#match.as_deref())?, now).await?,
+        (true, []) => to.all(&Match::of(chosen.r#match.as_deref())?, chosen.job, now).await?,
         (false, [_, ..]) => to.these(chosen.events).await?,
         _ => return Err(Error::invalid("say which events are meant, or that all are")),
     };
@@ -251,15 +305,17 @@ impl Changing<'_> {
     }
 
     /// All that were set aside until now: what fails again meanwhile is not meant once more.
-    async fn all(&self, wanted: &Match<'_>, until: Timestamp) -> Result<u64> {
-        let mut which = Letters { is_due: matches!(self.change, Change::Cancel), limit: LETTERS_MAX, after: None };
+    async fn all(&self, wanted: &Match<'_>, job: Option<Timestamp>, until: Timestamp) -> Result<u64> {
+        let is_due = matches!(self.change, Change::Cancel) || job.is_some();
+        let mut which = Letters { is_due, limit: LETTERS_MAX, after: None };
         let mut changed = 0;
         loop {
             let mut letters = self.store.dead_letters(self.id, &which).await?;
             letters.retain(|letter| letter.at() <= until);
             let Some(last) = letters.last() else { return Ok(changed) };
             which.after = Some((last.at(), last.event.id.clone()));
-            let found = letters.into_iter().filter(|letter| wanted.matches(letter));
+            let is_of = |letter: &DeadLetter| job.is_none() || letter.redrive_at == job;
+            let found = letters.into_iter().filter(|letter| wanted.matches(letter) && is_of(letter));
             changed += self.commit(found.map(|letter| letter.event).collect()).await?;
         }
     }

@@ -1,0 +1,111 @@
+//! What reflex gets wrong, each shown with the opposite outcome. The numbers are those of a list of its defects; what is about
+//! streams of SQL servers is shown where those are: 38 to 41, 43, 45 and 49 in `foreign.rs`, `gaps.rs` and the conformance suites.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tendon_tests::{guests::Guest, project::Project};
+
+fn project(consumer: &str) -> Project {
+    Project::new(&format!(
+        r#"
+        [host]
+        listen = "127.0.0.1:0"
+        [store.main]
+        url = "sqlite://test.db"
+        [stream.events]
+        [consumer.subject]
+        component = "guest.wasm"
+        stream = "events"
+        config = {{ behaviour = "by-event" }}
+        {consumer}
+        "#
+    ))
+}
+
+/// Imports events, each of a type, of a key, and with what it does.
+fn import(project: &Project, events: impl Iterator<Item = (i32, String, &'static str)>) {
+    let line = |(kind, key, text): (i32, String, &str)| {
+        json!({"type": kind, "foreign_id": key, "metadata_text": text}).to_string() + "\n"
+    };
+    project.write("events.jsonl", events.map(line).collect::<String>());
+    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+}
+
+fn letters(project: &Project) -> Vec<Value> {
+    let letters = project.json(&["dlq", "list", "subject"]);
+    letters.as_array().unwrap().iter().map(|letter| letter["event"]["id"].clone()).collect()
+}
+
+/// 37: there the letter is not recorded, and the consumer stuck for ever.
+#[test]
+fn an_event_that_is_never_tried_again_is_recorded_and_passed() {
+    let project = project("retry = { attempts = 1, on-exhausted = \"dead-letter\" }");
+    let _host = project.host();
+    let text = |n: usize| if n == 6 { "fail" } else { "append" };
+    import(&project, (0..9).map(|n| (1, "a".to_owned(), text(n))));
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "9");
+    assert_eq!(letters(&project), ["7"]);
+    assert_eq!(project.json(&["dlq", "show", "subject", "7"])["attempts"], 1);
+}
+
+/// 44: there the cursor stays where it was.
+#[test]
+fn a_batch_consumer_passes_what_its_filter_leaves_out() {
+    let project = project("filter = { types = [2] }");
+    fs::write(project.path("guest.wasm"), Guest::Batch.component().unwrap()).unwrap();
+    let host = project.host();
+    import(&project, (0..10).map(|_| (1, "a".to_owned(), "fail")));
+    project
+        .consumer("subject", "at the head", |consumer| consumer["cursor"] == "10" && consumer["status"] == "running");
+    assert_eq!(host.terminate(), Some(0));
+    let _host = project.host();
+    project
+        .consumer("subject", "still there", |consumer| consumer["cursor"] == "10" && consumer["status"] == "running");
+}
+
+/// 46: there half of what was handled side by side is handled twice after a stop. Stopped in order, or killed.
+#[test]
+fn what_is_handled_side_by_side_is_handled_once_over_stops_and_kills() {
+    const KEYS: usize = 40;
+    const EVENTS: usize = 8_000;
+    let project = project("shards = { count = 8 }");
+    let mut host = project.host();
+    import(&project, (0..EVENTS).map(|n| (1, format!("key-{}", n % KEYS), "append")));
+    for stop in 0..4 {
+        match stop % 2 {
+            0 => assert_eq!(host.terminate(), Some(0)),
+            _ => host.kill(),
+        }
+        host = project.host();
+    }
+    project.consumer("subject", "at the head", |consumer| consumer["lag_events"] == 0);
+    for key in 0..KEYS {
+        let of = format!("key-{key}");
+        let ids = project.json(&["state", "get", "subject", "ids", "--of", &of, "--as", "text"])["value"].clone();
+        let ids: Vec<usize> = ids.as_str().unwrap().split_whitespace().map(|id| id.parse().unwrap()).collect();
+        assert_eq!(ids, (1..=EVENTS).filter(|id| (id - 1) % KEYS == key).collect::<Vec<_>>(), "{of}");
+    }
+}
+
+/// 50: there the cursor passes an event whose handling was cancelled. 47: there nobody is told to stop.
+#[test]
+fn an_event_whose_handling_is_cut_off_is_neither_passed_nor_set_aside() {
+    for policy in ["dead-letter", "skip", "block"] {
+        let project = project(&format!("retry = {{ attempts = 1, on-exhausted = \"{policy}\" }}"));
+        let host = project.host();
+        import(&project, [(1, "a".to_owned(), "append")].into_iter());
+        project.consumer("subject", "behind the first one", |consumer| consumer["cursor"] == "1");
+        import(&project, [(2, "a".to_owned(), "sleep 3000"), (3, "a".to_owned(), "append")].into_iter());
+        // It is being handled by then.
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        host.kill();
+        let host = project.host();
+        let subject = project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "3");
+        assert_eq!(subject["attempts"], 0, "{policy}: a shutdown is no failure");
+        assert_eq!(letters(&project), Vec::<Value>::new(), "{policy}");
+        let ids = project.json(&["state", "get", "subject", "ids", "--as", "text"])["value"].clone();
+        assert_eq!(ids, "1 3 ");
+        assert_eq!(host.terminate(), Some(0), "{policy}: it is told to stop, and does");
+    }
+}
