@@ -24,7 +24,7 @@
 //! | [`config`] | `tendon.toml` and what is wrong with it |
 //! | [`event_file`] | events as lines of JSON |
 //! | [`deploy`], [`start`] | how a component becomes what a consumer runs, and where that begins |
-//! | [`host`], `open` | a running host, and the stores and streams that it has open; [`watch`] follows its files, [`head`] waits until it has nothing left to do |
+//! | [`host`], `open` | a running host, with what an operator can do to it (`moves`, `reset`, `prune`), and the stores and streams that it has open; [`watch`] follows its files, [`head`] waits until it has nothing left to do |
 //! | [`notice`], [`telemetry`] | what a host tells of itself |
 //! | [`server`] | the one HTTP/JSON API |
 //! | [`cli`] | the command line |

@@ -1,7 +1,8 @@
 //! Reads a stream once for all its consumers, through a bounded ring of chunks.
 //!
 //! The ring follows the consumer that is furthest ahead and reads a little beyond it. Who falls off the ring, because
-//! it is slow, blocked or new, reads alone from its own cursor until the ring covers it again.
+//! it is slow, blocked or new, reads alone from its own cursor until the ring covers it again. A ring that nobody reads from comes
+//! back for who is behind, such as shards that take over from one that is: all of them read it then.
 
 use std::{
     cmp::Ordering,
@@ -62,6 +63,8 @@ struct Ring {
     end: Cursor,
     /// Chunks below this number are wanted.
     demand: u64,
+    /// Who reads from it.
+    readers: usize,
     /// Moves when the ring begins anew elsewhere.
     jumps: u64,
     /// Whether anybody has said yet where to begin.
@@ -125,7 +128,7 @@ enum Place {
     /// To be looked up from the cursor.
     Unknown,
     /// The number of the next chunk of the ring.
-    Ring { next: u64, jumps: u64 },
+    Ring { next: u64, jumps: u64, _seat: Seat },
     /// Reading alone up to the head.
     Alone(Chunks),
 }
@@ -168,7 +171,7 @@ impl Subscription {
         loop {
             match &mut self.place {
                 Place::Unknown => self.place = find(&self.tailer.shared, &self.cursor).await?,
-                Place::Ring { next, jumps } => {
+                Place::Ring { next, jumps, .. } => {
                     self.changed.mark_unchanged();
                     let found = self.tailer.shared.ring().take(*next, *jumps);
                     match found {
@@ -230,8 +233,18 @@ impl Subscription {
     }
 }
 
+/// Somebody reads from the ring, until this is dropped.
+struct Seat(Arc<Shared>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut ring = self.0.ring();
+        ring.readers = ring.readers.saturating_sub(1);
+    }
+}
+
 /// Where a cursor is: in the ring, ahead of it (then the ring comes there), or behind it.
-async fn find(shared: &Shared, cursor: &Cursor) -> Result<Place> {
+async fn find(shared: &Arc<Shared>, cursor: &Cursor) -> Result<Place> {
     match shared.place(cursor) {
         Some(place) => Ok(place),
         None => Ok(Place::Alone(shared.source.stream(cursor.clone(), Until::Head).await?)),
@@ -260,15 +273,17 @@ impl Shared {
     }
 
     /// A place in the ring for this cursor; none when it is behind.
-    fn place(&self, cursor: &Cursor) -> Option<Place> {
+    fn place(self: &Arc<Self>, cursor: &Cursor) -> Option<Place> {
         let mut ring = self.ring();
-        if !ring.placed || self.source.compare(cursor, &ring.end) == Ordering::Greater {
+        let is_left = ring.readers == 0 && self.source.compare(cursor, &ring.start) == Ordering::Less;
+        if !ring.placed || is_left || self.source.compare(cursor, &ring.end) == Ordering::Greater {
             ring.jump(cursor.clone());
             self.wanted.notify_one();
             self.changed.send_replace(());
         }
         let next = ring.number_of(&*self.source, cursor)?;
-        Some(Place::Ring { next, jumps: ring.jumps })
+        ring.readers += 1;
+        Some(Place::Ring { next, jumps: ring.jumps, _seat: Seat(self.clone()) })
     }
 }
 
@@ -277,7 +292,17 @@ impl Ring {
     fn jump(&mut self, to: Cursor) {
         let next = self.first + self.chunks.len() as u64;
         let jumps = self.jumps + 1;
-        *self = Self { first: next, demand: next, start: to.clone(), end: to, jumps, placed: true, ..Self::default() };
+        let readers = self.readers;
+        *self = Self {
+            first: next,
+            demand: next,
+            start: to.clone(),
+            end: to,
+            jumps,
+            readers,
+            placed: true,
+            ..Self::default()
+        };
     }
 
     /// The number of the chunk that holds the first event after a cursor.

@@ -72,6 +72,15 @@ pub(super) async fn consumer(api: &Api, id: &ConsumerId) -> Result<ConsumerDetai
         first: keys.into_iter().take(PARKED_MAX).map(ParkedView::from).collect(),
     });
     let parked = parked.filter(|parked| parked.keys > 0);
+    let mut summary = summary;
+    let waits = |parked: &Parked| parked.first.iter().any(|key| key.reason.retry_at.is_none());
+    if summary.next_step.is_none() && parked.as_ref().is_some_and(waits) {
+        let name = &id.name;
+        summary.next_step = Some(format!(
+            "deploy a component that can handle what is parked, or `tendon consumer resume {name}` to try it anew, or `tendon \
+             consumer skip {name} EVENT` to set an event aside that keeps its key parked"
+        ));
+    }
     Ok(ConsumerDetail { summary, spec, has_dead_letters: !letters.is_empty(), parked, shards, history })
 }
 

@@ -1,5 +1,6 @@
 //! What our claims rest on, for whoever wants to check them.
 
+mod counting;
 mod idle;
 mod latency;
 mod logic;
@@ -15,6 +16,7 @@ mod yardstick;
 
 use anyhow::Result;
 
+pub use counting::Counting;
 pub use latency::append_events;
 use report::Report;
 

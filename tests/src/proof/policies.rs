@@ -2,7 +2,6 @@
 //! are divided anew while everything fails.
 
 use std::{
-    cmp::Ordering,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -11,24 +10,21 @@ use std::{
 };
 
 use anyhow::Result;
-use async_trait::async_trait;
-use futures_util::StreamExt as _;
 use tendon::{
     backend::{Database, Options},
     committer::Committer,
     deployment::{Spec, StateScope},
-    event::{Cursor, Event},
     handler::HandlerFactory,
     policy::{OnExhausted, RetryPolicy},
     shard::Version,
-    source::{Chunks, Lag, Source, Until},
+    source::Source,
     store::{Epoch, Scope, Store},
     tailer::Tailer,
     topology::Shards,
 };
 
 use super::{
-    Scale,
+    Counting, Scale,
     replay::{fill_with, stream},
     report::Report,
 };
@@ -183,39 +179,6 @@ impl Parked {
         let value = self.store.get(&scope, &[POISON.into()]).await?.remove(0);
         let counted = value.and_then(|value| Some(u64::from_le_bytes(*value.first_chunk()?))).unwrap_or_default();
         Ok(Drained { waiting, counted, took })
-    }
-}
-
-/// A stream whose events are counted as they are read.
-struct Counting {
-    inner: Arc<dyn Source>,
-    read: Arc<AtomicU64>,
-}
-
-#[async_trait]
-impl Source for Counting {
-    async fn head(&self) -> tendon::error::Result<Cursor> {
-        self.inner.head().await
-    }
-
-    async fn stream(&self, after: Cursor, until: Until) -> tendon::error::Result<Chunks> {
-        let read = self.read.clone();
-        let chunks = self.inner.stream(after, until).await?;
-        Ok(Box::pin(chunks.inspect(move |chunk| {
-            read.fetch_add(chunk.as_ref().map_or(0, |chunk| chunk.events.len() as u64), Relaxed);
-        })))
-    }
-
-    async fn lag(&self, after: &Cursor, cap: u64) -> tendon::error::Result<Lag> {
-        self.inner.lag(after, cap).await
-    }
-
-    fn compare(&self, a: &Cursor, b: &Cursor) -> Ordering {
-        self.inner.compare(a, b)
-    }
-
-    async fn event_at(&self, cursor: &Cursor) -> tendon::error::Result<Option<Event>> {
-        self.inner.event_at(cursor).await
     }
 }
 
