@@ -49,6 +49,8 @@ pub(crate) struct Proposed {
     /// What it is.
     pub(crate) proposal: Proposal,
     tried: Tried,
+    /// What it was made from.
+    follows: Epoch,
     /// How long compiling took; zero when it was in the cache.
     pub(crate) compiled_in: Duration,
     /// Whether it has other shards than the active one, or keeps their state otherwise: nothing may run meanwhile.
@@ -81,9 +83,10 @@ impl Deployer {
     }
 
     /// Makes a proposal the consumer's active deployment: its spec and bytes are in the store from now on.
-    pub(crate) async fn activate(&self, open: &Open, Proposed { proposal, tried, .. }: Proposed) -> Result<Version> {
+    pub(crate) async fn activate(&self, open: &Open, proposed: Proposed) -> Result<Version> {
+        let Proposed { proposal, tried, follows, .. } = proposed;
         let committer = &open.store(&proposal.spec.store)?.committer;
-        let epoch = committer.commit(self.deployment(&proposal)).await?.epoch;
+        let epoch = committer.commit(self.deployment(&proposal, follows)).await?.epoch;
         version(epoch, proposal.spec, tried)
     }
 
@@ -115,7 +118,7 @@ impl Deployer {
             let (to, past) = topology::divide_anew(consumer, now, to, &from, self.clock.now(), &compare);
             proposal.spec.past = past;
             let rewrite = Rewrite { consumer: consumer.clone(), from, to, clears_state: false };
-            let commit = Commit { rewrite: Some(rewrite), ..self.deployment(&proposal) };
+            let commit = Commit { rewrite: Some(rewrite), ..self.deployment(&proposal, active.epoch) };
             match store.committer.commit(commit).await {
                 Ok(committed) => return version(committed.epoch, proposal.spec, tried),
                 Err(error) if error.kind() == Kind::Fenced => {}
@@ -126,11 +129,11 @@ impl Deployer {
             .help("stop the other host, or give it the same config"))
     }
 
-    fn deployment(&self, proposal: &Proposal) -> Commit {
+    fn deployment(&self, proposal: &Proposal, follows: Epoch) -> Commit {
         let Proposal { consumer, spec, component } = proposal.clone();
         let digest = Digest::of(&component);
         let deployment = Deployment { consumer, epoch: Epoch(0), digest, spec, at: self.clock.now() };
-        Commit { deployment: Some((deployment, component)), ..Commit::default() }
+        Commit { deployment: Some((deployment, component)), follows: Some(follows), ..Commit::default() }
     }
 
     /// The version of a deployment that is active already, from the bytes in its store.
@@ -209,7 +212,8 @@ impl Deployer {
         let tried = self.try_out(&store.database.store(), &proposal).await?;
         let divides = active.is_some_and(|active| divides(&active.spec, &proposal.spec));
         let compiled_in = tried.compiled_in;
-        Ok(Some(Proposed { proposal, tried, compiled_in, divides }))
+        let follows = active.map_or(Epoch(0), |active| active.epoch);
+        Ok(Some(Proposed { proposal, tried, follows, compiled_in, divides }))
     }
 
     fn trial_view(&self, store: &Arc<dyn Store>, consumer: &ConsumerId, spec: &Spec) -> View {

@@ -241,6 +241,9 @@ pub struct Commit {
     pub duplicates: Duplicates,
     /// A deployment to activate, with the component's bytes. Its epoch is given by the store.
     pub deployment: Option<(Deployment, Bytes)>,
+    /// The deployment that must be the consumer's newest for this one to be activated, else the commit is `Fenced`: the one that it
+    /// was made from, or 0 where there was none. Without it any may be.
+    pub follows: Option<Epoch>,
     /// Other positions of a consumer, which then comes alone: it has no move.
     pub rewrite: Option<Rewrite>,
     /// Events that are set aside; one that is there already takes the other's place.

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use tendon::{
     backend::Database,
+    deployment::Deployment,
     error::Kind,
     event::{Cursor, EventId},
     limits::STATE_VALUE_BYTES_MAX,
-    store::{Commit, Position, Revision, Rewrite, Scope, Store},
+    store::{Commit, Epoch, Position, Revision, Rewrite, Scope, Store},
     tenant::{ConsumerId, ShardId},
 };
 
@@ -240,4 +241,36 @@ pub async fn a_crash_in_a_rewrite_leaves_old_or_new<P: Place>() {
     let swept = crash_a_rewrite_everywhere::<P>().await;
     assert!(swept.crashes > 2, "{swept:?}");
     assert_eq!((swept.old, swept.new), (swept.crashes - 1, 1), "{swept:?}");
+}
+
+/// Of two that were made from the same one only the first is activated, by itself or with other positions.
+pub async fn a_deployment_is_activated_only_after_the_one_it_was_made_from<P: Place>() {
+    let place = P::fresh().await;
+    let database = place.open().await;
+    let store = database.store();
+    prepared(&database, 1).await;
+    let deploy = |component: &'static [u8], follows| Commit {
+        deployment: Some((deployment(&consumer("c"), component), Bytes::from(component))),
+        follows: Some(follows),
+        ..Commit::default()
+    };
+    let first = commit(&*store, deploy(b"one", Epoch(0))).await.unwrap().epoch.unwrap();
+    let late = commit(&*store, deploy(b"two", Epoch(0))).await.unwrap_err();
+    assert_eq!(late.kind(), Kind::Fenced, "{late}");
+    let from = rows(&*store).await;
+    let moved_too =
+        |follows| Commit { rewrite: rewrite(from.clone(), moved(&from, "3", 2)).rewrite, ..deploy(b"two", follows) };
+    let late = commit(&*store, moved_too(Epoch(0))).await.unwrap_err();
+    assert_eq!(late.kind(), Kind::Fenced, "{late}");
+    assert_eq!(rows(&*store).await, from);
+    let active = |all: Vec<Deployment>| all.into_iter().map(|one| one.epoch).collect::<Vec<_>>();
+    assert_eq!(active(store.deployments().await.unwrap()), [first]);
+    let second = commit(&*store, moved_too(first)).await.unwrap().epoch.unwrap();
+    let third = commit(&*store, deploy(b"one", second)).await.unwrap().epoch.unwrap();
+    assert_eq!(active(store.deployments().await.unwrap()), [third]);
+    assert_eq!(rows(&*store).await.len(), 2);
+    // Another consumer's has nothing to do with it.
+    let other = Deployment { consumer: consumer("d"), ..deployment(&consumer("d"), b"one") };
+    let other = Commit { deployment: Some((other, Bytes::from("one"))), follows: Some(Epoch(0)), ..Commit::default() };
+    commit(&*store, other).await.unwrap();
 }

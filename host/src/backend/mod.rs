@@ -23,12 +23,12 @@ use bytes::Bytes;
 
 use crate::{
     changes::Write,
-    deployment::LegacyCursor,
+    deployment::{Deployment, LegacyCursor},
     error::{Error, Result},
     event::{Cursor, EventId},
     limits::{STATE_KEY_BYTES_MAX, STATE_VALUE_BYTES_MAX},
     source::{REPLACED, Source},
-    store::{Commit, Move, Position, Store},
+    store::{Commit, Epoch, Move, Position, Store},
     tenant::{ConsumerId, StreamId},
 };
 
@@ -265,6 +265,14 @@ fn fenced(r#move: &Move, found: Option<&Position>) -> Error {
     Error::fenced(format!(
         "commit {}: expected revision {} and fence {}, found {} and {}: another host owns it",
         from.shard, from.revision.0, from.fence.0, found.revision.0, found.fence.0
+    ))
+}
+
+/// Another deployment was activated than the one that a proposal was made from.
+fn overtaken(deployment: &Deployment, follows: Epoch) -> Error {
+    Error::fenced(format!(
+        "deploy {}: deployment {}, which this one was made from, is no longer the newest: another host was faster",
+        deployment.consumer, follows.0
     ))
 }
 

@@ -215,7 +215,12 @@ impl Host {
         change: impl Fn(&mut Position),
     ) -> Result<()> {
         for _ in 0..MOVE_ATTEMPTS {
-            let from = store.database.store().load(shard).await?;
+            let port = store.database.store();
+            let from = match port.load(shard).await {
+                // It has not begun yet, and must not before it is moved.
+                Err(error) if error.kind() == Kind::NotFound => port.claim(shard, &self.owner).await?,
+                row => row?,
+            };
             let mut to = from.clone();
             if from.revision == Revision(0) {
                 // Nothing has moved it yet, and after this it is no new one that its start holds for.

@@ -135,6 +135,7 @@ impl Host {
             let commit = Commit {
                 rewrite: Some(Rewrite { consumer: consumer.clone(), from, to, clears_state: reset.clears_state }),
                 deployment: Some((deployment, component.clone())),
+                follows: Some(version.epoch),
                 purged,
                 unparked,
                 ..Commit::default()

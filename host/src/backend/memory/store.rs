@@ -153,6 +153,13 @@ impl Memory {
             };
             found.filter(stands).ok_or_else(|| backend::fenced(r#move, found))?;
         }
+        if let (Some(follows), Some((deployment, _))) = (commit.follows, &commit.deployment) {
+            let newest = tables.deployments.get(&deployment.consumer).and_then(|rows| rows.last());
+            let found = newest.map_or(Epoch(0), |newest| newest.epoch);
+            if found != follows {
+                return Err(backend::overtaken(deployment, follows));
+            }
+        }
         let rewritten = match &commit.rewrite {
             Some(rewrite) => Some(tables.rewritten(rewrite)?),
             None => None,

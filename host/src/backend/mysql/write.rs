@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     backend::{
-        item, label,
+        item, label, overtaken,
         round::{Wanted, wanted},
     },
     changes::Emit,
@@ -27,7 +27,7 @@ use crate::{
     error::{Error, Result},
     event::{EventId, EventKey},
     parked::ParkedId,
-    store::Committed,
+    store::{Committed, Epoch},
     tenant::ConsumerId,
 };
 
@@ -50,6 +50,9 @@ const COMPONENT: &str = "INSERT INTO tendon_component (digest, piece, bytes) VAL
 const COMPONENT_END: &str = " ON DUPLICATE KEY UPDATE piece = VALUES(piece)";
 const PIECE_BYTES: usize = 256 * 1024;
 
+const NEWEST_DEPLOYMENT: &str =
+    "SELECT epoch FROM tendon_deployment WHERE tenant = ? AND consumer = ? ORDER BY epoch DESC
+    LIMIT 1 FOR UPDATE";
 const DEPLOYMENT: &str = "INSERT INTO tendon_deployment (tenant, consumer, epoch, digest, spec, at) VALUES ";
 
 const KEYS: &str = "INSERT INTO tendon_event_key (`key`) VALUES ";
@@ -182,6 +185,17 @@ impl Mysql {
             else {
                 continue;
             };
+            if let Some(follows) = item.commit.follows {
+                let newest = sqlx::query_scalar(NEWEST_DEPLOYMENT)
+                    .bind(deployment.consumer.tenant.0.as_str())
+                    .bind(deployment.consumer.name.as_str());
+                // None that is newer may come while this transaction is open.
+                let found: Option<i64> = newest.fetch_optional(open.connection()).await?;
+                let found = Epoch(found.unwrap_or_default().cast_unsigned());
+                if found != follows {
+                    return Err(overtaken(deployment, follows).into());
+                }
+            }
             let digest = deployment.digest.0.as_slice();
             // A component of no bytes has a piece, too.
             let parts = component.chunks(PIECE_BYTES).chain(component.is_empty().then_some(&[][..]));

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::{Log, Postgres, failure, statement::statement};
 use crate::{
     backend::{
-        item,
+        item, overtaken,
         round::{self, Writer},
         row,
     },
@@ -117,7 +117,10 @@ impl Postgres {
         let mut tries = 1;
         loop {
             let error = match statement(items, wanted)?.fetch_one(&self.0.writers).await {
-                Ok(row) => return answer(&row).map_err(|error| self.failed("commit to", error)),
+                Ok(row) => {
+                    is_activated(&row, items.first().map(|item| item.commit))?;
+                    return answer(&row).map_err(|error| self.failed("commit to", error));
+                }
                 Err(error) => error,
             };
             if failure::is_conflict(&error) && tries < TRIES {
@@ -164,6 +167,16 @@ impl Postgres {
         let rows = rows.try_map(|found: PgRow| row::position(&found)).fetch_all(&self.0.writers).await;
         let rows = rows.map_err(|error| self.failed("read", error))?;
         Ok(rows.into_iter().map(|position| (position.shard.clone(), position)).collect())
+    }
+}
+
+/// An error where a deployment was to be activated, and another one had come before it.
+pub(super) fn is_activated(row: &PgRow, commit: Option<&Commit>) -> Result<()> {
+    use sqlx::Row as _;
+    let deployment = commit.and_then(|commit| Some((&commit.deployment.as_ref()?.0, commit.follows?)));
+    match (row.try_get::<i64, _>(2), deployment) {
+        (Ok(0), Some((deployment, follows))) => Err(overtaken(deployment, follows)),
+        _ => Ok(()),
     }
 }
 

@@ -3,7 +3,12 @@
 
 use sqlx::{AssertSqlSafe, PgConnection, postgres::PgRow};
 
-use super::{Postgres, commit::Item, failure, statement::statement};
+use super::{
+    Postgres,
+    commit::{Item, is_activated},
+    failure,
+    statement::statement,
+};
 use crate::{
     backend::{item, row, row::status_text},
     error::{Error, Result},
@@ -47,7 +52,8 @@ impl Postgres {
         let answer = Committed { position: None, appended: 0, epoch };
         let items = [Item { commit, tables: Default::default() }];
         let wanted = [answer.clone()];
-        statement(&items, &wanted)?.fetch_one(&mut *open).await.map_err(failed)?;
+        let row = statement(&items, &wanted)?.fetch_one(&mut *open).await.map_err(failed)?;
+        is_activated(&row, Some(commit))?;
         points.hit("postgres rewrite commit")?;
         open.commit().await.map_err(|error| match failure::is_undone(&error) {
             true => failed(error),

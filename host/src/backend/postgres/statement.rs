@@ -132,7 +132,10 @@ const DEPLOYMENT: &str = ", component AS (
         SELECT $42, $43 WHERE EXISTS (SELECT 1 FROM standing) ON CONFLICT DO NOTHING
     ), deployment AS (
         INSERT INTO tendon.deployment (tenant, consumer, epoch, digest, spec, at)
-        SELECT $44, $45, $46, $42, $47, $48 WHERE EXISTS (SELECT 1 FROM standing)
+        SELECT $44, $45, $46, $42, $47, $48 WHERE EXISTS (SELECT 1 FROM standing) AND $49::int8 IN (-1, (
+            SELECT coalesce(max(epoch), 0) FROM tendon.deployment WHERE tenant = $44 AND consumer = $45
+        ))
+        RETURNING 1
     )";
 
 /// The columns of the commits' moves.
@@ -206,6 +209,7 @@ pub(super) fn statement<'a>(items: &'a [Item<'a>], wanted: &'a [Committed]) -> R
     sql.push_str(if deployment.is_some() { DEPLOYMENT } else { "" });
     sql.push_str(" SELECT ARRAY(SELECT item FROM moved), ");
     sql.push_str(if emits.item.is_empty() { "0::int8" } else { "(SELECT count(*) FROM fresh)" });
+    sql.push_str(if deployment.is_some() { ", (SELECT count(*) FROM deployment)" } else { ", 1::int8" });
     let mut query = sqlx::query(AssertSqlSafe(sql)).bind(moves.item).bind(moves.tenant).bind(moves.consumer);
     let [shard, was_fence, was_revision, was_epoch, fence, generation, epoch, attempts, features, updated_at] =
         moves.numbers;
@@ -223,6 +227,8 @@ pub(super) fn statement<'a>(items: &'a [Item<'a>], wanted: &'a [Committed]) -> R
         query = query.bind(deployment.digest.0.as_slice()).bind(&component[..]);
         query = query.bind(deployment.consumer.tenant.0.as_str()).bind(deployment.consumer.name.as_str());
         query = query.bind(epoch.0.cast_signed()).bind(spec).bind(deployment.at.0);
+        let follows = items.iter().find_map(|item| item.commit.follows);
+        query = query.bind(follows.map_or(-1, |follows| follows.0.cast_signed()));
     }
     Ok(query)
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     backend::{
-        dead_letter, item,
+        dead_letter, item, overtaken,
         round::{Wanted, wanted},
     },
     error::{Error, Result},
@@ -49,6 +49,8 @@ const UNPARK: &str = "
     )";
 
 const INSERT_COMPONENT: &str = "INSERT INTO component (digest, bytes) VALUES (?, ?) ON CONFLICT DO NOTHING";
+
+const NEWEST_DEPLOYMENT: &str = "SELECT ifnull(max(epoch), 0) FROM deployment WHERE tenant = ? AND consumer = ?";
 
 const INSERT_DEPLOYMENT: &str =
     "INSERT INTO deployment (tenant, consumer, epoch, digest, spec, at) VALUES (?, ?, ?, ?, ?, ?)";
@@ -185,6 +187,15 @@ impl Sqlite {
             else {
                 continue;
             };
+            if let Some(follows) = item.commit.follows {
+                let newest = sqlx::query_scalar(NEWEST_DEPLOYMENT)
+                    .bind(deployment.consumer.tenant.0.as_str())
+                    .bind(deployment.consumer.name.as_str());
+                let found: i64 = newest.fetch_one(open.connection()).await.map_err(failed)?;
+                if found.cast_unsigned() != follows.0 {
+                    return Err(overtaken(deployment, follows));
+                }
+            }
             let spec = serde_json::to_string(&deployment.spec)
                 .map_err(|error| Error::corrupt("a spec is not JSON").because(error))?;
             self.0.failpoints.hit("sqlite component")?;
