@@ -116,6 +116,8 @@ struct Run<'a> {
     last: Option<Event>,
     /// The next call takes no more events than this: the prefix of a batch that was undone.
     call_events_max: usize,
+    /// The same, of the next call with parked ones.
+    parked_events_max: usize,
     in_flight: InFlight,
 }
 
@@ -158,6 +160,7 @@ impl<'a> Run<'a> {
             purged: Vec::new(),
             last: None,
             call_events_max: usize::MAX,
+            parked_events_max: usize::MAX,
             in_flight: InFlight::default(),
         };
         run.adopt(version);
@@ -226,7 +229,8 @@ impl<'a> Run<'a> {
                 }
                 continue;
             }
-            let handled = self.call(ready).await?;
+            let most = std::mem::replace(&mut self.call_events_max, usize::MAX);
+            let handled = self.call(ready, most).await?;
             let (done, open) = rest.split_at(handled.done.min(rest.len()));
             self.gather(done, handled.changes);
             rest = open;
@@ -321,9 +325,9 @@ impl<'a> Run<'a> {
     }
 
     /// One turn of the handler, with as many events as the batch has room for.
-    async fn call(&mut self, rest: &[Event]) -> Result<Handled> {
+    async fn call(&mut self, rest: &[Event], most: usize) -> Result<Handled> {
         let room = self.version.spec.batch.max.saturating_sub(self.gathered.handled).max(1) as usize;
-        let most = room.min(std::mem::replace(&mut self.call_events_max, usize::MAX));
+        let most = room.min(most);
         if self.handler.is_none() {
             // A new view reads from the store: what came before must be there.
             self.settle().await?;

@@ -6,7 +6,8 @@ use crate::{
     error::Result,
     event::Cursor,
     host::{Catalog, Host},
-    store::Position,
+    policy::FULL,
+    store::{Position, Reason},
     supervisor::Standing,
     tenant::{ConsumerId, ShardId, StreamId},
 };
@@ -51,6 +52,7 @@ async fn arrived(
         for (index, standing) in (0..).zip(standings) {
             let position = positions.get(&ShardId { consumer: consumer.id.clone(), index });
             match (standing, position) {
+                (Standing::Blocked(reason), Some(_)) if reason.as_ref().is_some_and(goes_on_trying) => return Ok(None),
                 (Standing::Blocked(_) | Standing::Paused(_), Some(_)) => stuck.push(consumer.id.clone()),
                 (Standing::Running, Some(position)) if source.compare(&position.cursor, head).is_ge() => {}
                 _ => return Ok(None),
@@ -68,6 +70,11 @@ async fn arrived(
         }
     }
     Ok(Some(stuck))
+}
+
+/// Whether a shard that stands will try again by itself.
+fn goes_on_trying(reason: &Reason) -> bool {
+    reason.code == FULL && reason.retry_at.is_some()
 }
 
 async fn heads(catalog: &Catalog) -> Result<BTreeMap<StreamId, Cursor>> {

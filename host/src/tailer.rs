@@ -212,6 +212,13 @@ impl Subscription {
         }
     }
 
+    /// Leaves the ring, for somebody who does not ask for more for a while.
+    pub fn leave(&mut self) {
+        if let Place::Ring { .. } = self.place {
+            self.place = Place::Unknown;
+        }
+    }
+
     /// What of a chunk is after the cursor, which moves to its end.
     fn piece(&mut self, held: Arc<Held>) -> Option<Piece> {
         let chunk = &held.chunk;

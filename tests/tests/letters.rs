@@ -214,7 +214,7 @@ fn an_edited_payload_is_handled_again_and_a_redrive_is_a_job_that_can_be_cancell
     assert!(edited["reason"]["message"].as_str().unwrap().contains("edited by an operator"), "{edited}");
     assert_eq!(project.json(&["dlq", "jobs", "subject"]), json!([]), "what is edited is not handled by itself");
     let nobody = project.run(&["dlq", "edit", "subject", "77", "--metadata", "append"]);
-    assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
+    assert_eq!(nobody.status.code(), Some(2), "{nobody:?}");
     project.write("payload", "append");
     assert!(project.run(&["dlq", "edit", "subject", "4", "--file", "payload"]).status.success());
 
@@ -224,6 +224,8 @@ fn an_edited_payload_is_handled_again_and_a_redrive_is_a_job_that_can_be_cancell
     project.json(&["dlq", "redrive", "subject", "1", "4"]);
     let jobs = project.json(&["dlq", "jobs", "subject"]);
     assert_eq!((&jobs[0]["left"], &jobs[1]["left"]), (&json!(1), &json!(2)), "{jobs}");
+    let pending = project.run(&["dlq", "edit", "subject", "2", "--metadata", "reject"]);
+    assert_eq!(pending.status.code(), Some(2), "it is to be handled as it is: {pending:?}");
     let cancelled = project.json(&["dlq", "cancel", "subject", "--job", jobs[1]["id"].as_str().unwrap()]);
     assert_eq!(cancelled["changed"], 2);
     assert!(project.run(&["consumer", "resume", "subject"]).status.success());

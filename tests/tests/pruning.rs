@@ -87,3 +87,18 @@ fn what_is_kept_no_longer_goes_by_itself() {
     let letters = project.json(&["dlq", "list", "slow"]);
     assert_eq!(letters[0]["event"]["metadata_text"], "reject", "what is set aside outlives its stream");
 }
+
+/// It has passed no event by which it could notice that its next one is gone.
+#[test]
+fn a_consumer_that_has_passed_nothing_is_never_pruned_past() {
+    let project = Project::new(&config(""));
+    let _host = project.host();
+    let line = |text: &str| json!({"type": 1, "foreign_id": "a", "metadata_text": text}).to_string() + "\n";
+    project.write("events.jsonl", ["reject", "append", "append"].map(line).concat());
+    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+    assert_eq!(project.status("slow", "blocked")["cursor"], "start");
+    project.consumer("fast", "at the head", |consumer| consumer["cursor"] == "3");
+    let held = prune(&project, &["--before", "latest", "--force"]);
+    assert_eq!((&held["events"], &held["held_back_by"]), (&json!(0), &json!("default/slow")));
+    assert_eq!(first(&project), "1");
+}

@@ -75,6 +75,7 @@ impl Run<'_> {
 
     /// Waits, unless something else comes first that matters.
     pub(super) async fn pause(&mut self, wait: Duration) -> Result<After> {
+        self.events.leave();
         tokio::select! {
             biased;
             () = sleep(wait) => Ok(After::Again),

@@ -59,7 +59,8 @@ impl Run<'_> {
         let message =
             format!("there is no room to park event {}: {events} events of {keys} keys are parked{because}", event.id);
         let mut reason = policy::full(message, &event.id, self.shard.clock.now());
-        reason.retry_at = failed.and_then(|letter| letter.redrive_at);
+        let again = [failed.and_then(|letter| letter.redrive_at), self.parking.next_due()];
+        reason.retry_at = again.into_iter().flatten().min();
         if self.shard.full.borrow().is_none() {
             tracing::error!(shard = %self.shard.id, event = %event.id, "blocked: {}", reason.message);
             self.shard.metrics.stopped("blocked");
@@ -147,7 +148,8 @@ impl Run<'_> {
             }
             _ => {
                 let run = wanted.matching.iter().zip(&events).take_while(|(a, b)| a.id == b.id).count();
-                self.call(events.get(..run).unwrap_or_default()).await?
+                let most = std::mem::replace(&mut self.parked_events_max, usize::MAX);
+                self.call(events.get(..run).unwrap_or_default(), most).await?
             }
         };
         let done = handled.done.min(page.len());
@@ -181,7 +183,7 @@ impl Run<'_> {
             return Err(error);
         }
         if undone > 0 {
-            self.call_events_max = undone;
+            self.parked_events_max = undone;
             return Ok(true);
         }
         let (spec, digest, now) = (self.version.spec.clone(), self.version.factory.digest(), self.shard.clock.now());

@@ -148,7 +148,9 @@ impl Parking {
 
     /// Nothing of a key is in the store any more.
     pub(super) fn forget(&mut self, key: &str) {
-        self.queues.remove(key);
+        if let Some(queue) = self.queues.remove(key) {
+            self.events = self.events.saturating_sub(queue.next - queue.first);
+        }
     }
 
     /// Tells the metrics, which many shards share.

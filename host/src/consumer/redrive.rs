@@ -68,7 +68,7 @@ impl Run<'_> {
                 let message = "the consumer's filter leaves it out now".to_owned();
                 Handled { failure: Some(Failure::of_filter(message)), ..Handled::default() }
             }
-            None => self.call(events).await?,
+            None => self.call(events, 1).await?,
         };
         match handled.failure {
             // Its turn was over before it began.

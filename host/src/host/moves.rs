@@ -82,18 +82,31 @@ impl Host {
         if metadata.len() > most {
             return Err(Error::limit(format!("a payload of {} bytes, at most {most} are allowed", metadata.len())));
         }
-        let store = {
-            let state = self.state.read().await;
-            let config = state.config.consumer(consumer)?;
-            state.open.store(&config.store)?.database.store()
-        };
-        let mut letter = store.dead_letter(consumer, event).await?;
-        let edited = format!("its payload was edited by an operator at {}", self.clock.now());
-        letter.reason.message = format!("{}\n{edited}", letter.reason.message);
-        letter.event.metadata = metadata;
-        let events = [letter.event.clone()];
-        let with = |_| Commit { dead_letters: vec![letter.clone()], ..Commit::default() };
-        self.change_letters(consumer, &events, with).await
+        let state = self.state.read().await;
+        state.config.consumer(consumer)?;
+        let running = state.consumers.get(consumer).ok_or_else(|| not_here(consumer))?;
+        let spec = running.version().spec.clone();
+        let store = state.open.store(&spec.store)?;
+        let port = store.database.store();
+        for _ in 0..MOVE_ATTEMPTS {
+            // The row of its shard first, so that the compare fails should it have been handled since.
+            let shard = shard(consumer, spec.shards.of(&port.dead_letter(consumer, event).await?.event));
+            let row = port.load(&shard).await?;
+            let mut letter = port.dead_letter(consumer, event).await?;
+            if letter.redrive_at.is_some() {
+                return Err(Error::invalid(format!("event {event} is to be handled again, as it is"))
+                    .help(format!("`tendon dlq cancel {} {event}` first", consumer.name)));
+            }
+            let edited = format!("its payload was edited by an operator at {}", self.clock.now());
+            letter.reason.message = format!("{}\n{edited}", letter.reason.message);
+            letter.event.metadata = metadata.clone();
+            let with = Commit { dead_letters: vec![letter], ..Commit::default() };
+            if commit(&store.committer, row.clone(), row, with).await?.is_some() {
+                running.poke(shard.index);
+                return Ok(());
+            }
+        }
+        Err(too_fast(consumer))
     }
 
     /// Lets a consumer go on without the event that blocks it, which the same commit sets aside.

@@ -13,7 +13,7 @@ use crate::{
     open::Open,
     source::{Source, Until},
     start,
-    store::Status,
+    store::{Position, Status},
     tenant::{ConsumerId, StreamId},
     topology,
 };
@@ -42,7 +42,8 @@ pub async fn retain(host: Arc<Host>) {
 pub struct Prune {
     /// All before this place.
     pub before: Start,
-    /// Also those that a consumer has not passed that stands still: it then finds that its next event is gone.
+    /// Also those that a consumer has not passed that stands still, unless it has passed none at all: it then finds that its next
+    /// event is gone.
     pub force: bool,
     /// Whether they are only counted.
     pub dry_run: bool,
@@ -71,7 +72,6 @@ struct Bound {
 impl Host {
     /// Prunes a stream. The event that a consumer has passed last stays, by which it knows its place, and so does the newest.
     pub async fn prune(&self, stream: &StreamId, prune: Prune) -> Result<Pruned> {
-        let _control = self.control.lock().await;
         let (config, open) = self.snapshot().await;
         let known = config.stream(stream)?;
         if known.table.is_some() {
@@ -86,7 +86,6 @@ impl Host {
 
     /// Prunes what is older than each stream's config says that it is to be kept.
     pub async fn prune_old(&self) -> Vec<(StreamId, Result<Pruned>)> {
-        let _control = self.control.lock().await;
         let (config, open) = self.snapshot().await;
         let mut all = Vec::new();
         for stream in config.streams.values() {
@@ -108,12 +107,14 @@ impl Host {
         is_over: impl Fn(&Event) -> bool,
     ) -> Result<Pruned> {
         let source = open.tailer(stream)?.source();
-        let bound = bound(open, stream, &**source, prune.force).await?;
         let database = open.stream_database(stream)?;
         let mut pruned = Pruned { dry_run: prune.dry_run, ..Pruned::default() };
         let mut chunks = source.stream(Cursor::START, Until::Head).await?;
         while let Some(chunk) = chunks.next().await {
             let events = chunk?.events;
+            // Whoever deploys or resets a consumer waits for a chunk, and this then looks again.
+            let _control = self.control.lock().await;
+            let bound = bound(open, stream, &**source, prune.force).await?;
             let old = events.iter().take_while(|event| is_over(event)).count();
             let may_go = |event: &&Event| source.compare(&event.cursor, &bound.cursor).is_lt();
             let gone: Vec<&Event> = events.iter().take(old).take_while(may_go).collect();
@@ -142,15 +143,23 @@ fn ago(now: Timestamp, age: Duration) -> Timestamp {
 async fn bound(open: &Open, stream: &StreamId, source: &dyn Source, force: bool) -> Result<Bound> {
     let mut bound = Bound { cursor: source.head().await?, by: None };
     for store in open.stores() {
+        let deployments = store.database.store().deployments().await?;
         let rows = store.database.store().positions().await?;
-        for deployment in store.database.store().deployments().await? {
+        for deployment in deployments {
             if deployment.spec.stream != *stream {
                 continue;
+            }
+            let number = deployment.spec.past.number;
+            let is_other = |row: &&Position| row.shard.consumer == deployment.consumer && row.topology != number;
+            if let Some(row) = rows.iter().find(is_other) {
+                return Err(Error::unavailable(format!("{} is being moved by another host; try again", row.shard)));
             }
             let own: Vec<_> = rows.iter().filter(|row| row.shard.consumer == deployment.consumer).cloned().collect();
             for (index, cursor) in (0..).zip(topology::cursors(&deployment.spec, &own)) {
                 let stands = own.iter().any(|row| row.shard.index == index && row.status != Status::Running);
-                if source.compare(&cursor, &bound.cursor).is_lt() && !(force && stands) {
+                // Who has passed nothing has no event by which it would notice.
+                let may_pass = force && stands && !cursor.is_start();
+                if source.compare(&cursor, &bound.cursor).is_lt() && !may_pass {
                     bound = Bound { cursor, by: Some(deployment.consumer.clone()) };
                 }
             }

@@ -1,6 +1,9 @@
 //! The routes of what consumers have set aside.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -262,7 +265,11 @@ pub(super) async fn edit(
     let metadata = STANDARD
         .decode(metadata_base64)
         .map_err(|error| Error::invalid("`metadata_base64` is not base64").because(error))?;
-    api.host()?.edit_letter(&id, &event, metadata.into()).await?;
+    let refused = |error: Error| match error.kind() {
+        Kind::NotFound | Kind::Limit => Error::invalid(error.to_string()).help(error.way_out().unwrap_or_default()),
+        _ => error,
+    };
+    api.host()?.edit_letter(&id, &event, metadata.into()).await.map_err(refused)?;
     Ok(Json(store(&api, &id).await?.dead_letter(&id, &event).await?.into()))
 }
 
@@ -308,15 +315,17 @@ impl Changing<'_> {
     async fn all(&self, wanted: &Match<'_>, job: Option<Timestamp>, until: Timestamp) -> Result<u64> {
         let is_due = matches!(self.change, Change::Cancel) || job.is_some();
         let mut which = Letters { is_due, limit: LETTERS_MAX, after: None };
-        let mut changed = 0;
+        // One that fails again while this goes on has another place in the list, and is the same one.
+        let mut changed = HashSet::new();
         loop {
             let mut letters = self.store.dead_letters(self.id, &which).await?;
             letters.retain(|letter| letter.at() <= until);
-            let Some(last) = letters.last() else { return Ok(changed) };
+            let Some(last) = letters.last() else { return Ok(changed.len() as u64) };
             which.after = Some((last.at(), last.event.id.clone()));
             let is_of = |letter: &DeadLetter| job.is_none() || letter.redrive_at == job;
             let found = letters.into_iter().filter(|letter| wanted.matches(letter) && is_of(letter));
-            changed += self.commit(found.map(|letter| letter.event).collect()).await?;
+            let found = found.map(|letter| letter.event).filter(|event| changed.insert(event.id.clone()));
+            self.commit(found.collect()).await?;
         }
     }
 

@@ -87,7 +87,6 @@ impl Reading {
             appended.as_mut().enable();
             let events = self.read().await?;
             if !events.is_empty() {
-                self.after = self.after.max(self.pruned().await?) + events.len();
                 return Ok(Some(Chunk { events }));
             }
             if self.until == Until::Head {
@@ -97,12 +96,7 @@ impl Reading {
         }
     }
 
-    async fn pruned(&self) -> Result<usize> {
-        let tables = self.memory.tables.lock().await;
-        Ok(tables.streams.get(&self.stream).ok_or_else(|| no_stream(&self.stream))?.pruned)
-    }
-
-    async fn read(&self) -> Result<Vec<Event>> {
+    async fn read(&mut self) -> Result<Vec<Event>> {
         let tables = self.memory.tables.lock().await;
         let log = tables.streams.get(&self.stream).ok_or_else(|| no_stream(&self.stream))?;
         let mut bytes = 0;
@@ -111,6 +105,9 @@ impl Reading {
             *n == 0 || bytes <= CHUNK_BYTES_MAX
         };
         let unread = log.events.get(self.after.saturating_sub(log.pruned)..).unwrap_or_default();
-        Ok(unread.iter().take(CHUNK_EVENTS_MAX).enumerate().take_while(fits).map(|(_, event)| event.clone()).collect())
+        let unread = unread.iter().take(CHUNK_EVENTS_MAX).enumerate().take_while(fits);
+        let events: Vec<Event> = unread.map(|(_, event)| event.clone()).collect();
+        self.after = self.after.max(log.pruned) + events.len();
+        Ok(events)
     }
 }
