@@ -134,6 +134,8 @@ impl Run<'_> {
             self.parking.forget(key);
             return Ok(false);
         };
+        // One that fails takes its handler with it: not that of the live keys, with all that its view remembers.
+        let live = self.handler.take();
         let events: Vec<Event> = page.iter().map(|parked| parked.letter.event.clone()).collect();
         let wanted = self.share.filter(&events);
         let is_wanted = wanted.matching.first().is_some_and(|wanted| wanted.id == *first.event());
@@ -143,6 +145,7 @@ impl Run<'_> {
             }
             // The filter leaves it out now.
             _ if !is_wanted => {
+                self.handler = live;
                 self.unpark(first);
                 return Ok(true);
             }
@@ -153,11 +156,18 @@ impl Run<'_> {
             }
         };
         let done = handled.done.min(page.len());
+        if done == 0 {
+            // Nothing was written: what the live keys' handler knows of the state is still true.
+            self.handler = live;
+        }
         self.changes.merge(handled.changes);
         page.iter().take(done).for_each(|parked| self.unpark(parked));
         self.drained += u32::try_from(done).unwrap_or(u32::MAX);
         match (handled.failure, page.get(done)) {
             (Some(failure), Some(parked)) => {
+                if done > 0 {
+                    self.handler = None;
+                }
                 let undone = failure.index.saturating_sub(done);
                 self.failed_parked(failure, undone, parked).await
             }
@@ -174,7 +184,6 @@ impl Run<'_> {
 
     /// Whether there is more to do with its key now.
     async fn failed_parked(&mut self, failure: Failure, undone: usize, parked: &Parked) -> Result<bool> {
-        self.handler = None;
         if failure.is_of_start {
             // No event is at fault, and none would fare better.
             return Err(Error::unavailable(format!("a handler cannot be made: {}", failure.message)));
