@@ -3,9 +3,10 @@
 //! The rows are written in the commit that moves the cursor past their events, and taken away in the one that has their effects.
 //! What is held here is only where each queue begins and ends, and when it is tried again.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytestring::ByteString;
+use hashbrown::HashMap;
 
 use super::share::Share;
 use crate::{

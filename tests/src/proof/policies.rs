@@ -139,7 +139,6 @@ fn spec() -> Spec {
     let retry = RetryPolicy {
         on_exhausted: OnExhausted::ParkKey,
         parked_events: 1_000_000,
-        base: Duration::from_millis(10),
         ..RetryPolicy::default()
     };
     Spec { state: StateScope::Key, retry, ..bench::spec(stream()) }
