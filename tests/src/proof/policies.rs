@@ -136,11 +136,7 @@ struct Drained {
 }
 
 fn spec() -> Spec {
-    let retry = RetryPolicy {
-        on_exhausted: OnExhausted::ParkKey,
-        parked_events: 1_000_000,
-        ..RetryPolicy::default()
-    };
+    let retry = RetryPolicy { on_exhausted: OnExhausted::ParkKey, parked_events: 1_000_000, ..RetryPolicy::default() };
     Spec { state: StateScope::Key, retry, ..bench::spec(stream()) }
 }
 
