@@ -61,7 +61,7 @@ async fn poor(server: &Server, tables: &str) -> (String, String) {
             let (name, user) = (database.name(), format!("poor_{}", database.name()));
             server
                 .run(format!(
-                    "CREATE USER {user}; GRANT SELECT, INSERT, UPDATE, DELETE, CREATE ON {name}.{tables} TO {user}"
+                    "CREATE USER {user}; GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER ON {name}.{tables} TO {user}"
                 ))
                 .await;
             let url = database.url_of(&user);

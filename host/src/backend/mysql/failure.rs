@@ -81,7 +81,7 @@ fn reported(number: u16) -> Meaning<'static> {
         1142 | 1143 | 1227 | 1370 => (
             Kind::Unavailable,
             "this user lacks a right",
-            Some("GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON the database TO this user"),
+            Some("GRANT CREATE, ALTER, SELECT, INSERT, UPDATE, DELETE ON the database TO this user"),
         ),
         1049 => (Kind::Unavailable, "there is no such database", Some("CREATE DATABASE makes it")),
         1040 | 1203 | 1226 => (
