@@ -138,6 +138,7 @@ impl Host {
     pub async fn reconfigure(&self, mut config: Config) -> Result<Vec<Notice>> {
         let _control = self.control.lock().await;
         let (before, open) = self.snapshot().await;
+        config.keep_states(&before);
         if config.host != before.host {
             return Err(needs_restart("another `listen` under [host]"));
         }

@@ -272,6 +272,8 @@ pub fn divide_anew(
     handled.retain(|marks| marks.is_beyond(&last.cursor, compare));
     let paused = old.iter().find(|row| row.status == Status::Paused);
     let newest = rows.iter().map(|row| row.revision.0).max().unwrap_or_default();
+    let marks = old.iter().flat_map(|row| [&row.cursor, &row.high_water]);
+    let high_water = marks.max_by(|a, b| compare(a, b)).cloned().unwrap_or(Cursor::START);
     let position = |index| Position {
         shard: shard(index),
         revision: Revision(newest + 1),
@@ -281,7 +283,7 @@ pub fn divide_anew(
         reason: paused.and_then(|row| row.reason.clone()),
         attempts: 0,
         digest: None,
-        high_water: last.cursor.clone(),
+        high_water: high_water.clone(),
         topology: past.number + 1,
         updated_at: now,
         ..last.clone()

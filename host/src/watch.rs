@@ -37,7 +37,10 @@ pub async fn follow(host: Arc<Host>, mut seen: Files, debounce: Duration, tell: 
     let mut open = Unfinished::default();
     // An edit while the host started was not seen by anybody.
     let running = host.catalog().await.config;
-    let mut was_edited = config::read(&config, Components::MustExist).is_ok_and(|now| now != running);
+    let mut was_edited = config::read(&config, Components::MustExist).is_ok_and(|mut now| {
+        now.keep_states(&running);
+        now != running
+    });
     loop {
         watcher.watch(seen.folders());
         // A closed channel and a timeout mean the same as a hint: look.

@@ -11,13 +11,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{binary, guests::Guest};
 
 /// How long anything may take, a guest's first build on a busy machine included, before a test gives up on it.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The config of one consumer, `subject`, that does with each event of stream `events` what the event says, and may emit to `out`.
+pub fn subject(consumer: &str) -> String {
+    format!(
+        r#"
+        [host]
+        listen = "127.0.0.1:0"
+        [store.main]
+        url = "sqlite://test.db"
+        [stream.events]
+        [stream.out]
+        [consumer.subject]
+        component = "guest.wasm"
+        stream = "events"
+        config = {{ behaviour = "by-event" }}
+        grants = {{ emit = ["out"] }}
+        {consumer}
+        "#
+    )
+}
+
+/// An event of type 1 that says what is done with it.
+pub fn event(key: &str, behaviour: &str) -> Value {
+    json!({"type": 1, "foreign_id": key, "metadata_text": behaviour})
+}
 
 /// See the module. The folder goes away with it.
 pub struct Project {
@@ -83,6 +108,31 @@ impl Project {
     /// Waits until a consumer has this status.
     pub fn status(&self, name: &str, status: &str) -> Value {
         self.consumer(name, status, |consumer| consumer["status"] == status)
+    }
+
+    /// Imports events into stream `events`, from a file of this name: events of another file are others, whatever they say.
+    pub fn import(&self, file: &str, events: impl IntoIterator<Item = Value>) {
+        let line = |mut event: Value| {
+            event["headers"] = json!({ "file": file });
+            event.to_string() + "\n"
+        };
+        self.write(file, events.into_iter().map(line).collect::<String>());
+        let imported = self.run(&["event", "import", "events", file]);
+        assert!(imported.status.success(), "{imported:?}");
+    }
+
+    /// Waits until `subject` is at the head of its stream, which is there.
+    pub fn at_head(&self, cursor: &str) -> Value {
+        self.consumer("subject", "at the head", |consumer| consumer["lag_events"] == 0 && consumer["cursor"] == cursor)
+    }
+
+    /// The ids of events that `subject` has appended to its state, or to that of a key, in the order in which it handled them.
+    pub fn ids(&self, of: Option<&str>) -> Vec<usize> {
+        let of = of.map(|of| vec!["--of", of]).unwrap_or_default();
+        let asked = [&["state", "get", "subject", "ids", "--as", "text", "-o", "json"], &of[..]].concat();
+        // There may be none yet.
+        let value: Value = serde_json::from_slice(&self.run(&asked).stdout).unwrap_or_default();
+        value["value"].as_str().unwrap_or_default().split_whitespace().map(|id| id.parse().unwrap()).collect()
     }
 
     /// Appends an event with this payload.

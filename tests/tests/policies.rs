@@ -401,7 +401,7 @@ fn every_failure_ends_as_its_policy_says_in_every_form() {
 #[test]
 fn a_kill_between_any_two_steps_changes_nothing_of_that() {
     let mut kills = 0;
-    for case in cases().filter(|case| matches!(case.fails, Fails::Retry | Fails::Reject)) {
+    for case in cases().filter(|case| matches!(case.fails, Fails::Retry | Fails::Reject | Fails::Infrastructure)) {
         for k in 0.. {
             let mut is_over = false;
             in_virtual_time(async {

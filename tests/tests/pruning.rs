@@ -1,7 +1,7 @@
 //! Streams whose oldest events go, with the real binary.
 
 use serde_json::{Value, json};
-use tendon_tests::project::Project;
+use tendon_tests::project::{Project, event};
 
 fn config(retain: &str) -> String {
     format!(
@@ -26,13 +26,12 @@ fn config(retain: &str) -> String {
 
 /// Ten events, a day apart; the seventh cannot be handled.
 fn import(project: &Project) {
-    let line = |day: i32| {
+    let event = |day: i32| {
         let text = if day == 7 { "reject" } else { "append" };
         let timestamp = format!("2026-01-{day:02}T00:00:00Z");
-        json!({"type": 1, "foreign_id": "a", "timestamp": timestamp, "metadata_text": text}).to_string() + "\n"
+        json!({"type": 1, "foreign_id": "a", "timestamp": timestamp, "metadata_text": text})
     };
-    project.write("events.jsonl", (1..=10).map(line).collect::<String>());
-    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+    project.import("events.jsonl", (1..=10).map(event));
 }
 
 fn prune(project: &Project, arguments: &[&str]) -> Value {
@@ -93,9 +92,7 @@ fn what_is_kept_no_longer_goes_by_itself() {
 fn a_consumer_that_has_passed_nothing_is_never_pruned_past() {
     let project = Project::new(&config(""));
     let _host = project.host();
-    let line = |text: &str| json!({"type": 1, "foreign_id": "a", "metadata_text": text}).to_string() + "\n";
-    project.write("events.jsonl", ["reject", "append", "append"].map(line).concat());
-    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+    project.import("events.jsonl", ["reject", "append", "append"].map(|text| event("a", text)));
     assert_eq!(project.status("slow", "blocked")["cursor"], "start");
     project.consumer("fast", "at the head", |consumer| consumer["cursor"] == "3");
     let held = prune(&project, &["--before", "latest", "--force"]);

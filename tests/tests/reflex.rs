@@ -3,33 +3,14 @@
 
 use std::fs;
 
-use serde_json::{Value, json};
-use tendon_tests::{guests::Guest, project::Project};
+use serde_json::Value;
+use tendon_tests::{
+    guests::Guest,
+    project::{Project, event, subject},
+};
 
 fn project(consumer: &str) -> Project {
-    Project::new(&format!(
-        r#"
-        [host]
-        listen = "127.0.0.1:0"
-        [store.main]
-        url = "sqlite://test.db"
-        [stream.events]
-        [consumer.subject]
-        component = "guest.wasm"
-        stream = "events"
-        config = {{ behaviour = "by-event" }}
-        {consumer}
-        "#
-    ))
-}
-
-/// Imports events, each of a type, of a key, and with what it does.
-fn import(project: &Project, events: impl Iterator<Item = (i32, String, &'static str)>) {
-    let line = |(kind, key, text): (i32, String, &str)| {
-        json!({"type": kind, "foreign_id": key, "metadata_text": text}).to_string() + "\n"
-    };
-    project.write("events.jsonl", events.map(line).collect::<String>());
-    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+    Project::new(&subject(consumer))
 }
 
 fn letters(project: &Project) -> Vec<Value> {
@@ -43,7 +24,7 @@ fn an_event_that_is_never_tried_again_is_recorded_and_passed() {
     let project = project("retry = { attempts = 1, on-exhausted = \"dead-letter\" }");
     let _host = project.host();
     let text = |n: usize| if n == 6 { "fail" } else { "append" };
-    import(&project, (0..9).map(|n| (1, "a".to_owned(), text(n))));
+    project.import("events.jsonl", (0..9).map(|n| event("a", text(n))));
     project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "9");
     assert_eq!(letters(&project), ["7"]);
     assert_eq!(project.json(&["dlq", "show", "subject", "7"])["attempts"], 1);
@@ -55,7 +36,7 @@ fn a_batch_consumer_passes_what_its_filter_leaves_out() {
     let project = project("filter = { types = [2] }");
     fs::write(project.path("guest.wasm"), Guest::Batch.component().unwrap()).unwrap();
     let host = project.host();
-    import(&project, (0..10).map(|_| (1, "a".to_owned(), "fail")));
+    project.import("events.jsonl", (0..10).map(|_| event("a", "fail")));
     project
         .consumer("subject", "at the head", |consumer| consumer["cursor"] == "10" && consumer["status"] == "running");
     assert_eq!(host.terminate(), Some(0));
@@ -68,17 +49,21 @@ fn a_batch_consumer_passes_what_its_filter_leaves_out() {
 #[test]
 fn what_is_handled_side_by_side_is_handled_once_over_stops_and_kills() {
     const KEYS: usize = 40;
-    const EVENTS: usize = 8_000;
+    const EVENTS: usize = 24_000;
     let project = project("shards = { count = 8 }");
     let mut host = project.host();
-    import(&project, (0..EVENTS).map(|n| (1, format!("key-{}", n % KEYS), "append")));
+    project.import("events.jsonl", (0..EVENTS).map(|n| event(&format!("key-{}", n % KEYS), "append")));
+    let mut open = 0;
     for stop in 0..4 {
+        let subject = project.consumer("subject", "there", |consumer| consumer["lag_events"].is_u64());
+        open += usize::from(subject["lag_events"] != 0);
         match stop % 2 {
             0 => assert_eq!(host.terminate(), Some(0)),
             _ => host.kill(),
         }
         host = project.host();
     }
+    assert!(open > 0, "nothing was interrupted");
     project.consumer("subject", "at the head", |consumer| consumer["lag_events"] == 0);
     for key in 0..KEYS {
         let of = format!("key-{key}");
@@ -94,9 +79,9 @@ fn an_event_whose_handling_is_cut_off_is_neither_passed_nor_set_aside() {
     for policy in ["dead-letter", "skip", "block"] {
         let project = project(&format!("retry = {{ attempts = 1, on-exhausted = \"{policy}\" }}"));
         let host = project.host();
-        import(&project, [(1, "a".to_owned(), "append")].into_iter());
+        project.import("first.jsonl", [event("a", "append")]);
         project.consumer("subject", "behind the first one", |consumer| consumer["cursor"] == "1");
-        import(&project, [(2, "a".to_owned(), "sleep 3000"), (3, "a".to_owned(), "append")].into_iter());
+        project.import("next.jsonl", [event("a", "sleep 3000"), event("a", "append")]);
         project.consumer("subject", "at the one that takes long", |consumer| consumer["lag_events"] == 2);
         host.kill();
         let host = project.host();

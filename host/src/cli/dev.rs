@@ -172,19 +172,24 @@ impl Summary {
 
 /// How many keys a consumer's state has; none where every foreign id has a state of its own.
 async fn keys(store: &dyn Store, consumer: &Consumer) -> Result<Option<u64>> {
-    let part = match consumer.state() {
-        StateScope::Consumer => "",
-        StateScope::Shard => "0",
+    let state = consumer.state();
+    let parts = match state {
+        StateScope::Consumer => 0..1,
+        StateScope::Shard => 0..consumer.shards.count,
         StateScope::Key => return Ok(None),
     };
-    let scope = Scope { consumer: consumer.id.clone(), part: part.into() };
-    let (mut count, mut after) = (0, None::<Key>);
-    loop {
-        let page = store.scan(&scope, "", after.as_deref(), SCAN_ENTRIES_MAX).await?;
-        count += page.len() as u64;
-        after = page.last().map(|(key, _)| key.clone());
-        if page.len() < SCAN_ENTRIES_MAX as usize {
-            return Ok(Some(count));
+    let mut count = 0;
+    for index in parts {
+        let scope = Scope { consumer: consumer.id.clone(), part: state.part(index) };
+        let mut after = None::<Key>;
+        loop {
+            let page = store.scan(&scope, "", after.as_deref(), SCAN_ENTRIES_MAX).await?;
+            count += page.len() as u64;
+            after = page.last().map(|(key, _)| key.clone());
+            if page.len() < SCAN_ENTRIES_MAX as usize {
+                break;
+            }
         }
     }
+    Ok(Some(count))
 }

@@ -184,6 +184,14 @@ impl Config {
         found.ok_or_else(|| missing("consumer", id, self.consumers.values().map(|consumer| &consumer.id)))
     }
 
+    /// Where the file leaves it open which state a consumer has, it has the same as before, if that still fits.
+    pub fn keep_states(&mut self, before: &Self) {
+        for consumer in self.consumers.values_mut().filter(|consumer| consumer.state.is_none()) {
+            let kept = before.consumer(&consumer.id).ok().and_then(|before| before.state);
+            consumer.state = kept.filter(|state| consumer.fits(*state));
+        }
+    }
+
     /// Leaves a consumer as it was in another config, where that had it, with the stream and the stores that it needs.
     pub fn keep(&mut self, before: &Self, id: &ConsumerId) {
         let Ok(consumer) = before.consumer(id) else { return };

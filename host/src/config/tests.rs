@@ -319,3 +319,20 @@ fn a_mutated_file_is_an_error_with_a_place_and_never_a_panic() {
         }
     }
 }
+
+/// A host knows which state a consumer has that its file leaves open: the file that it read is no other one for that.
+#[test]
+fn a_state_that_is_left_open_is_no_change() {
+    let file = || parsed(&format!("{GOOD}\n[consumer.billing.shards]\ncount = 2\n")).unwrap();
+    let mut running = file();
+    let billing = running.consumers.values_mut().next().unwrap();
+    billing.settle(&billing.spec(crate::event::Cursor::START));
+    assert_ne!(file(), running);
+    let mut again = file();
+    again.keep_states(&running);
+    assert_eq!(again, running);
+    // One that no longer fits is left open again.
+    let mut other = parsed(&format!("{GOOD}\n[consumer.billing.shards]\ncount = 2\nby = \"type\"\n")).unwrap();
+    other.keep_states(&running);
+    assert_eq!(other.consumers.values().next().unwrap().state, None);
+}

@@ -114,13 +114,11 @@ impl Host {
         let last_event = source.event_at(&cursor).await?.map(|event| event.hash());
         let digest = version.factory.digest();
         let component = store.database.store().component(&digest).await?;
-        let from = rows(store, consumer).await?;
-        let (letters, parked) = held(store, consumer, reset).await?;
-        let done = done(reset, &version.spec, &from, (&letters, &parked), cursor.clone(), &**source).await?;
         for _ in 0..ATTEMPTS {
-            let (letters, parked) = held(store, consumer, reset).await?;
-            // Last, so that little can move meanwhile.
+            // The rows first: whatever is set aside or handled after that moves one of them, and the compare fails.
             let from = rows(store, consumer).await?;
+            let (letters, parked) = held(store, consumer, reset).await?;
+            let done = done(reset, &version.spec, &from, (&letters, &parked), cursor.clone(), &**source).await?;
             let purged = letters.iter().filter(|letter| compare(&letter.cursor, &cursor).is_gt());
             let purged = purged.map(|letter| (consumer.clone(), letter.event.clone())).collect();
             let unparked = parked.iter().filter(|parked| compare(&parked.letter.event.cursor, &cursor).is_gt());

@@ -66,6 +66,9 @@ impl HostLock {
 
     fn write(&self, api: Option<SocketAddr>) -> Result<()> {
         let holder = Holder { pid: std::process::id(), api };
+        if read(&self.file).as_ref() == Some(&holder) {
+            return Ok(());
+        }
         let mut file = &self.file;
         let written = serde_json::to_vec(&holder).map_err(std::io::Error::from).and_then(|text| {
             file.rewind()?;
@@ -80,7 +83,14 @@ impl HostLock {
 pub fn holder(database: &Path) -> Option<Holder> {
     let file = File::open(lock_path(database)).ok()?;
     match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => read(&file),
+        // It may be about to write who it is.
+        Err(TryLockError::WouldBlock) => (0..TRIES).find_map(|_| {
+            let holder = read(&file);
+            if holder.is_none() {
+                std::thread::park_timeout(MOMENT);
+            }
+            holder
+        }),
         // What stands in a file that nobody holds is of a host that has ended.
         Ok(()) | Err(TryLockError::Error(_)) => None,
     }
