@@ -27,7 +27,7 @@ pub async fn resolve(start: &Start, source: &dyn Source) -> Result<Cursor> {
         }
         Start::After(id) => match before(source, |event| event.id == *id).await? {
             (_, Some(event)) => Ok(event.cursor),
-            (_, None) => Err(Error::not_found(format!("the stream has no event {id}"))
+            (_, None) => Err(Error::invalid(format!("the stream has no event {id}"))
                 .help("look at its ids with `tendon event list STREAM`")),
         },
     }

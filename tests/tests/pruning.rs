@@ -51,6 +51,8 @@ fn events_go_as_far_as_no_consumer_needs_them() {
     project.consumer("fast", "at the head", |consumer| consumer["cursor"] == "10");
     let counted = prune(&project, &["--before", "@2026-01-04T00:00:00Z", "--dry-run"]);
     assert_eq!((counted, first(&project)), (json!({"events": 3, "dry_run": true}), json!("1")));
+    let unknown = project.run(&["stream", "prune", "events", "--before", "id:77"]);
+    assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
     assert_eq!(prune(&project, &["--before", "@2026-01-04T00:00:00Z"])["events"], 3);
     assert_eq!(first(&project), "4");
     // The event by which the slow one knows its place is of id 6.

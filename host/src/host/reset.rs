@@ -187,10 +187,7 @@ async fn place(to: &Start, source: &dyn Source) -> Result<Cursor> {
                 .help("`--to earliest` and `--to latest` are the ends"));
         }
     }
-    let cursor = start::resolve(to, source).await.map_err(|error| match error.kind() {
-        Kind::NotFound => Error::invalid(error.to_string()).help(error.way_out().unwrap_or_default()),
-        _ => error,
-    })?;
+    let cursor = start::resolve(to, source).await?;
     if let Start::At(time) = to
         && cursor == source.head().await?
         && source.event_at(&cursor).await?.is_none_or(|newest| newest.timestamp < *time)
