@@ -50,7 +50,7 @@ fn only_the_key_of_a_poison_event_waits_and_drains_in_order_once_it_can_be_handl
     );
     assert_eq!(first["reason"]["retry_at"], Value::Null, "it is not tried again by itself");
     let text = String::from_utf8(project.run(&["consumer", "show", "subject"]).stdout).unwrap();
-    assert!(text.contains("1 keys with 5 events") && text.contains("until somebody helps"), "{text}");
+    assert!(text.contains("keys 1, events 5") && text.contains("until somebody helps"), "{text}");
     assert_eq!(host.terminate(), Some(0));
 
     // It waits over a restart, and so does what comes after it.

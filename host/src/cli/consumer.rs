@@ -221,7 +221,7 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
         lines.push(("may emit to", if granted.is_empty() { "nothing".into() } else { granted }));
     }
     if let Some(parked) = &detail.parked {
-        lines.push(("parked", format!("{} keys with {} events", parked.keys, parked.events)));
+        lines.push(("parked", format!("keys {}, events {}", parked.keys, parked.events)));
         lines.extend(parked.first.iter().map(|parked| ("", parked_line(parked))));
     }
     lines.extend(detail.shards.iter().map(|shard| ("shard", shard_line(shard))));
@@ -237,7 +237,7 @@ fn parked_line(ParkedView { key, events, reason, attempts }: &ParkedView) -> Str
     let event = reason.event.as_ref().map(|event| format!(" at event {event}")).unwrap_or_default();
     let again = reason.retry_at.map_or("until somebody helps".to_owned(), |at| format!("again at {at}"));
     let first = reason.message.lines().next().unwrap_or_default();
-    format!("{key}: {events} events, {}{event}, {attempts} attempts, {again}: {first}", reason.code)
+    format!("{key}: events {events}, {}{event}, attempts {attempts}, {again}: {first}", reason.code)
 }
 
 fn shard_line(shard: &ShardView) -> String {

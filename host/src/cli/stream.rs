@@ -48,7 +48,8 @@ pub enum Verb {
         /// All before this place: @-30d, @2026-11-24T08:30:00Z, -1000000, id:EVENT (that one included) or latest
         #[arg(long, value_name = "PLACE", allow_hyphen_values = true)]
         before: String,
-        /// Also those that a paused or blocked consumer has yet to handle, which then finds its next event gone
+        /// Also those that a paused or blocked consumer has yet to handle, which then finds its next event gone;
+        /// one that has passed none at all keeps its events even so
         #[arg(long)]
         force: bool,
         /// Only say how many
