@@ -83,6 +83,15 @@ impl Writes {
         self.ends.push(End { part, key: self.text.len(), value: self.values.len(), is_set: value.is_some() });
     }
 
+    /// Adds writes that were made later.
+    pub fn append(&mut self, later: &Self) {
+        let (text, value) = (self.text.len(), self.values.len());
+        self.text.push_str(&later.text);
+        self.values.extend_from_slice(&later.values);
+        let moved = |end: &End| End { part: text + end.part, key: text + end.key, value: value + end.value, ..*end };
+        self.ends.extend(later.ends.iter().map(moved));
+    }
+
     /// All of them, in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Write<'_>> {
         self.since(0)
@@ -131,14 +140,32 @@ impl Writes {
 }
 
 /// What stands of writes: each key once with its last value, in the order of parts and keys.
-pub fn latest<'a>(writes: impl IntoIterator<Item = Write<'a>>) -> Vec<Write<'a>> {
-    let key = |write: &Write<'a>| (write.part, write.key);
-    let mut writes: Vec<_> = writes.into_iter().collect();
-    // The sort is stable: the last one of a key comes first.
-    writes.reverse();
-    writes.sort_by_key(key);
-    writes.dedup_by_key(|write| key(write));
-    writes
+pub fn latest<'a>(writes: impl IntoIterator<Item = Write<'a>>) -> impl Iterator<Item = Write<'a>> {
+    let writes: Vec<_> = writes.into_iter().collect();
+    let mut order: Vec<(u64, usize)> = leads(&writes).zip(0..).collect();
+    let place = |at: usize| writes.get(at).map(|Write { part, key, .. }| (*part, *key));
+    order.sort_unstable_by(|&(a_lead, a), &(b_lead, b)| {
+        // The last one of a key comes first.
+        a_lead.cmp(&b_lead).then_with(|| place(a).cmp(&place(b))).then(b.cmp(&a))
+    });
+    order.dedup_by(|&mut (a_lead, a), &mut (b_lead, b)| a_lead == b_lead && place(a) == place(b));
+    order.into_iter().filter_map(move |(_, at)| writes.get(at).copied())
+}
+
+/// What tells most of the writes apart, in their order: of each the eight bytes after those with which all begin. Numbers
+/// are compared at once, where texts would have to be fetched from all over the memory.
+fn leads<'a>(writes: &[Write<'a>]) -> impl Iterator<Item = u64> {
+    let first = writes.first().copied();
+    let is_one_part = first.is_some_and(|first| writes.iter().all(|write| write.part == first.part));
+    let text = move |write: &Write<'a>| if is_one_part { write.key.as_bytes() } else { write.part.as_bytes() };
+    let shared = |begin: &[u8], write| begin.iter().zip(text(write)).take_while(|(a, b)| a == b).count();
+    let begin = first.map_or(&b""[..], |first| text(&first));
+    let begin = writes.iter().fold(begin, |begin, write| begin.get(..shared(begin, write)).unwrap_or_default()).len();
+    writes.iter().map(move |write| {
+        let mut lead = [0; 8];
+        lead.iter_mut().zip(text(write).iter().skip(begin)).for_each(|(lead, byte)| *lead = *byte);
+        u64::from_be_bytes(lead)
+    })
 }
 
 impl Changes {
@@ -154,14 +181,14 @@ impl Changes {
             return;
         }
         self.consumer = later.consumer.or(self.consumer.take());
-        later.writes.iter().for_each(|write| self.writes.push(write));
+        self.writes.append(&later.writes);
         self.emits.extend(later.emits);
     }
 
-    /// How many bytes of keys, values and payloads are in it.
+    /// How much memory it takes, about: keys, values, payloads, and what each write and event has beside them.
     pub fn bytes(&self) -> usize {
-        let emit = |emit: &Emit| emit.event.foreign_id.len() + emit.event.metadata.len();
-        self.writes.bytes() + self.emits.iter().map(emit).sum::<usize>()
+        let emit = |emit: &Emit| size_of::<Emit>() + emit.event.foreign_id.len() + emit.event.metadata.len();
+        self.writes.bytes() + self.writes.len() * size_of::<End>() + self.emits.iter().map(emit).sum::<usize>()
     }
 }
 
@@ -216,6 +243,6 @@ mod tests {
             write("ab", "c", Some("2")),
             write("b", "", Some("1")),
         ];
-        assert_eq!(latest(all.writes.iter()), stands);
+        assert_eq!(latest(all.writes.iter()).collect::<Vec<_>>(), stands);
     }
 }

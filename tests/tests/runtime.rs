@@ -95,7 +95,7 @@ async fn a_failure_keeps_what_stood_before_it_and_undoes_the_rest() {
     let handled = handle(&setup("by-event"), &events).await;
     assert_eq!(handled.done, 2);
     assert_eq!(handled.changes.writes.len(), 2);
-    assert_eq!(latest(handled.changes.writes.iter())[0].value, Some(&b"1 2 "[..]));
+    assert_eq!(latest(handled.changes.writes.iter()).next().unwrap().value, Some(&b"1 2 "[..]));
     let failure = handled.failure.unwrap();
     assert!(matches!(failure.kind, FailureKind::Retry), "{failure:?}");
     assert_eq!(failure.index, 2);

@@ -169,7 +169,7 @@ impl Sqlite {
 /// What commits write to the state.
 fn logged<'a>(items: &[&Item<'a>]) -> Logged<'a> {
     let writers = items.iter().filter_map(|item| Some((item.commit.changes.consumer.as_ref()?, &item.commit.changes)));
-    let logged = writers.map(|(consumer, changes)| (consumer, latest(changes.writes.iter())));
+    let logged = writers.map(|(consumer, changes)| (consumer, latest(changes.writes.iter()).collect()));
     logged.filter(|(_, writes): &(_, Vec<_>)| !writes.is_empty()).collect()
 }
 
