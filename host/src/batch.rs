@@ -7,20 +7,24 @@ use serde::{Deserialize, Serialize};
 /// Progress that carries no effect, because every event was filtered out, is committed this often.
 pub const QUIET_COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many events share a commit.
+/// Events that a handler gets at once, and with them a guest that takes many in one call.
+pub const CALL_EVENTS_MAX: u32 = 1_024;
+
+/// How many events share a commit. It is due as well when no further event is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchPolicy {
-    /// Events per commit.
+    /// Events per commit, at the most.
     pub max: u32,
-    /// Bytes of changes per commit.
+    /// Bytes of changes after which there are no more events in a commit.
     pub bytes: u64,
-    /// The longest time from a batch's first event to its commit.
+    /// The time from a batch's first event to its commit, unless the commit before it is still being written: then the
+    /// batch goes on growing, so that a store that cannot keep up gets fewer and bigger commits.
     pub linger: Duration,
 }
 
 impl Default for BatchPolicy {
     fn default() -> Self {
-        Self { max: 1_024, bytes: 4 * 1024 * 1024, linger: Duration::from_millis(5) }
+        Self { max: 16_384, bytes: 4 * 1024 * 1024, linger: Duration::from_millis(5) }
     }
 }
 
@@ -37,12 +41,13 @@ pub struct Gathered {
     pub age: Duration,
 }
 
-/// Whether a commit is due, `idle` when no further event is ready.
-pub fn is_due(policy: &BatchPolicy, gathered: &Gathered, idle: bool) -> bool {
+/// Whether a commit is due; `is_free` when none is being written.
+pub fn is_due(policy: &BatchPolicy, gathered: &Gathered, is_free: bool) -> bool {
     if gathered.handled == 0 {
-        return gathered.skipped > 0 && gathered.age >= QUIET_COMMIT_INTERVAL;
+        return is_free && gathered.skipped > 0 && gathered.age >= QUIET_COMMIT_INTERVAL;
     }
-    idle || gathered.handled >= policy.max || gathered.bytes >= policy.bytes || gathered.age >= policy.linger
+    let is_full = gathered.handled >= policy.max || gathered.bytes >= policy.bytes;
+    is_full || is_free && gathered.age >= policy.linger
 }
 
 /// How much longer the loop may wait for a further event before `is_due`; none when nothing was gathered.
@@ -65,11 +70,18 @@ mod tests {
     #[test]
     fn each_bound_alone_makes_a_commit_due() {
         let policy = BatchPolicy::default();
-        assert!(!is_due(&policy, &gathered(1_023, 0, 4), false));
-        assert!(is_due(&policy, &gathered(1_024, 0, 0), false));
+        assert!(!is_due(&policy, &gathered(policy.max - 1, policy.bytes - 1, 4), true));
+        assert!(is_due(&policy, &gathered(policy.max, 0, 0), true));
+        assert!(is_due(&policy, &gathered(1, policy.bytes, 0), true));
+        assert!(is_due(&policy, &gathered(1, 0, 5), true));
+    }
+
+    #[test]
+    fn while_a_commit_is_written_a_batch_grows_beyond_its_linger_and_never_beyond_its_bounds() {
+        let policy = BatchPolicy::default();
+        assert!(!is_due(&policy, &gathered(policy.max - 1, policy.bytes - 1, 60_000), false));
+        assert!(is_due(&policy, &gathered(policy.max, 0, 0), false));
         assert!(is_due(&policy, &gathered(1, policy.bytes, 0), false));
-        assert!(is_due(&policy, &gathered(1, 0, 5), false));
-        assert!(is_due(&policy, &gathered(1, 0, 0), true));
     }
 
     #[test]
@@ -78,7 +90,8 @@ mod tests {
         let skipped = |age_ms| Gathered { handled: 0, skipped: 9, ..gathered(0, 0, age_ms) };
         assert!(!is_due(&policy, &Gathered::default(), true));
         assert!(!is_due(&policy, &skipped(999), true));
-        assert!(is_due(&policy, &skipped(1000), false));
+        assert!(is_due(&policy, &skipped(1000), true));
+        assert!(!is_due(&policy, &skipped(1000), false));
         assert_eq!(wait(&policy, &Gathered::default()), None);
         assert_eq!(wait(&policy, &skipped(400)), Some(Duration::from_millis(600)));
     }

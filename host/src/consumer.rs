@@ -257,9 +257,7 @@ impl<'a> Run<'a> {
             }
             self.events = self.shard.tailer.subscribe(self.next_row.cursor.clone());
         }
-        if batch::is_due(&self.version.spec.batch, &self.gathered, false) {
-            self.commit().await?;
-        }
+        self.commit_if_due().await?;
         Ok(None)
     }
 
@@ -305,9 +303,7 @@ impl<'a> Run<'a> {
 
     /// Commits where that is due, tries what is parked, and swaps where there is another version.
     async fn is_due_or_swapped(&mut self) -> Result<bool> {
-        if batch::is_due(&self.version.spec.batch, &self.gathered, false) {
-            self.commit().await?;
-        }
+        self.commit_if_due().await?;
         if self.is_parked_due() {
             self.retry_parked().await?;
         }
@@ -326,8 +322,8 @@ impl<'a> Run<'a> {
 
     /// One turn of the handler, with as many events as the batch has room for.
     async fn call(&mut self, rest: &[Event], most: usize) -> Result<Handled> {
-        let room = self.version.spec.batch.max.saturating_sub(self.gathered.handled).max(1) as usize;
-        let most = room.min(most);
+        let room = self.version.spec.batch.max.saturating_sub(self.gathered.handled);
+        let most = most.min(room.clamp(1, batch::CALL_EVENTS_MAX) as usize);
         if self.handler.is_none() {
             // A new view reads from the store: what came before must be there.
             self.settle().await?;

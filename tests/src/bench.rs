@@ -156,6 +156,16 @@ impl Running {
         }
     }
 
+    /// Waits until it has committed so many events. Only the counter is asked: what a store is asked meanwhile would be
+    /// counted with what it costs to handle them.
+    pub async fn until_handled(&self, events: u64) -> Result<()> {
+        while self.handled() < events {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            self.is_not_blocked()?;
+        }
+        Ok(())
+    }
+
     /// Waits until its position is there.
     pub async fn until(&self, cursor: &Cursor) -> Result<()> {
         loop {
@@ -163,9 +173,14 @@ impl Running {
                 Ok(position) if position.cursor == *cursor => return Ok(()),
                 _ => tokio::time::sleep(Duration::from_millis(2)).await,
             }
-            if let Standing::Blocked(reason) = self.supervised.standing() {
-                bail!("{} is blocked: {reason:?}", self.shard);
-            }
+            self.is_not_blocked()?;
+        }
+    }
+
+    fn is_not_blocked(&self) -> Result<()> {
+        match self.supervised.standing() {
+            Standing::Blocked(reason) => bail!("{} is blocked: {reason:?}", self.shard),
+            _ => Ok(()),
         }
     }
 

@@ -240,13 +240,14 @@ pub struct Shards {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Batch {
-    /// Events per commit. Default 1,024.
-    #[schemars(example = 1024)]
+    /// The most events that share a commit. Default 16,384.
+    #[schemars(example = 16384)]
     pub max: Option<i64>,
-    /// Bytes of changes per commit. Default 4MiB.
+    /// Bytes of changes after which a commit takes no more events. Default 4MiB.
     #[schemars(example = &"4MiB")]
     pub bytes: Option<String>,
-    /// The longest time from a batch's first event to its commit. Default 5ms.
+    /// The time from a batch's first event to its commit; as long as the commit before it is being written, the batch
+    /// goes on growing. Default 5ms.
     #[schemars(example = &"5ms")]
     pub linger: Option<String>,
 }

