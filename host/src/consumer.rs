@@ -10,6 +10,7 @@ mod park;
 mod parking;
 mod redrive;
 mod share;
+mod suspect;
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use self::{failure::After, parking::Parking, share::Share};
+use self::{failure::After, parking::Parking, share::Share, suspect::Suspicion};
 use crate::{
     batch::{self, Gathered},
     changes::Changes,
@@ -49,13 +50,14 @@ pub async fn run(shard: &mut Shard) -> Result<Stop> {
     loop {
         let stop = match run.next().await? {
             Next::Events(piece) => run.handle(&piece).await?,
-            Next::Due => run.commit().await.map(|()| None)?,
+            Next::Due => run.rest().await.map(|()| None)?,
             Next::Swap => run.swap().await.map(|()| None)?,
             Next::Stop => Some(Stop::Asked),
             Next::Row => run.look_again().await?,
             Next::Redrive | Next::Parked => None,
         };
         if let Some(stop) = stop {
+            run.give_back();
             run.commit().await?;
             run.settle().await?;
             return Ok(stop);
@@ -119,15 +121,15 @@ struct Run<'a> {
     /// The same, of the next call with parked ones.
     parked_events_max: usize,
     in_flight: InFlight,
+    suspicion: Suspicion,
 }
 
 impl<'a> Run<'a> {
     async fn start(shard: &'a mut Shard) -> Result<Self> {
         let version = shard.version.borrow_and_update().clone();
-        if let Ok(row) = shard.store.load(&shard.id).await {
-            // Whoever may not run it does not disturb who does.
-            is_of(&row, &version)?;
-        }
+        let before = shard.store.load(&shard.id).await.ok();
+        // Whoever may not run it does not disturb who does.
+        before.iter().try_for_each(|row| is_of(row, &version))?;
         let row = shard.store.claim(&shard.id, &shard.owner).await?;
         is_of(&row, &version)?;
         source::verify(&**shard.tailer.source(), &row).await?;
@@ -137,6 +139,7 @@ impl<'a> Run<'a> {
         }
         let share = Share::new(&version.spec, shard.id.index);
         let parking = Parking::load(&*shard.store, &shard.id.consumer, &share, &shard.metrics).await?;
+        let suspicion = Suspicion::of(before.as_ref(), &version.spec.batch, &**shard.tailer.source()).await?;
         let mut run = Self {
             events: shard.tailer.subscribe(next_row.cursor.clone()),
             version: version.clone(),
@@ -162,6 +165,7 @@ impl<'a> Run<'a> {
             call_events_max: usize::MAX,
             parked_events_max: usize::MAX,
             in_flight: InFlight::default(),
+            suspicion,
         };
         run.adopt(version);
         run.shard.adopted.send_replace(run.version.epoch);
@@ -320,28 +324,43 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    /// One turn of the handler, with as many events as the batch has room for.
+    /// Nothing is ready: what was gathered is committed.
+    async fn rest(&mut self) -> Result<()> {
+        self.suspicion.rest(&self.next_row.cursor, &**self.shard.tailer.source());
+        self.commit().await
+    }
+
     async fn call(&mut self, rest: &[Event], most: usize) -> Result<Handled> {
+        match self.suspicion.holds() {
+            true => self.call_alone(rest).await,
+            false => self.call_together(rest, most).await,
+        }
+    }
+
+    /// One turn of the handler, with as many events as the batch has room for.
+    async fn call_together(&mut self, rest: &[Event], most: usize) -> Result<Handled> {
         let room = self.version.spec.batch.max.saturating_sub(self.gathered.handled);
         let most = most.min(room.clamp(1, batch::CALL_EVENTS_MAX) as usize);
-        if self.handler.is_none() {
-            // A new view reads from the store: what came before must be there.
-            self.settle().await?;
-        }
-        let handler = match &mut self.handler {
-            Some(handler) => handler,
-            None => match self.version.factory.create(View::new(self.view_spec())).await {
-                Ok(handler) => self.handler.insert(handler),
-                Err(failure) => {
-                    let failure = Some(Failure { is_of_start: true, ..failure });
-                    return Ok(Handled { failure, ..Handled::default() });
-                }
-            },
-        };
+        let failure = self.make_handler().await?;
+        let Some(handler) = &mut self.handler else { return Ok(Handled { failure, ..Handled::default() }) };
         let began = Instant::now();
         let handled = handler.handle(rest.get(..most).unwrap_or(rest)).await;
         self.shard.metrics.call_seconds.observe(began.elapsed().as_secs_f64());
         Ok(handled)
+    }
+
+    /// Makes a handler where there is none, or says why there is none.
+    async fn make_handler(&mut self) -> Result<Option<Failure>> {
+        if self.handler.is_some() {
+            return Ok(None);
+        }
+        // A new view reads from the store: what came before must be there.
+        self.settle().await?;
+        match self.version.factory.create(View::new(self.view_spec())).await {
+            Ok(handler) => self.handler = Some(handler),
+            Err(failure) => return Ok(Some(Failure { is_of_start: true, ..failure })),
+        }
+        Ok(None)
     }
 
     /// Another version takes over: the old one's work is committed under its own digest first. Nothing is waited for:
@@ -377,7 +396,9 @@ impl<'a> Run<'a> {
         let (is_newer, now) = (version.epoch > self.next_row.epoch, self.shard.clock.now());
         self.parking.renew(digest, is_newer, &version.spec.retry, now);
         self.next_row = policy::standing(&self.next_row, digest, version.epoch);
-        self.next_row.digest = Some(digest);
+        if self.next_row.digest.replace(digest) != Some(digest) {
+            self.suspicion.acquit();
+        }
         self.next_row.epoch = version.epoch;
         self.row_is_due |= self.next_row != self.row;
         self.handler = None;

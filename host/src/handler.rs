@@ -89,6 +89,8 @@ pub enum FailureKind {
     Denied,
     /// The filter has no answer for it: no further attempt, it would have none again.
     Filter,
+    /// The host's process ended at it, twice: no further attempt, it might do so again.
+    Crash,
     /// The store or the host failed it. Not the event's fault.
     Infrastructure(Error),
 }
@@ -104,6 +106,7 @@ impl FailureKind {
             Self::Limit => "limit",
             Self::Denied => "denied",
             Self::Filter => "filter",
+            Self::Crash => "crash",
             Self::Infrastructure(_) => "infrastructure",
         }
     }

@@ -26,9 +26,10 @@ use crate::{
     error::Result,
     notice::Notice,
     open::{Open, needs_restart},
+    owner::Owner,
     runtime::Engine,
     shard::{Shard, Version},
-    store::{Commit, Owner},
+    store::Commit,
     supervisor::{Standing, Supervised},
     telemetry::Telemetry,
     tenant::{ConsumerId, Name, ShardId},
@@ -68,7 +69,7 @@ impl Host {
             api: OnceLock::new(),
             deployer: Deployer::new(Engine::new()?, clock),
             clock,
-            owner: Owner(format!("pid {}", std::process::id())),
+            owner: Owner::this_process(),
             telemetry: Telemetry::default(),
         })
     }

@@ -15,6 +15,7 @@
 //! | [`tailer`] | reads a stream once for all its consumers |
 //! | [`committer`] | merges the commits of many shards into one transaction |
 //! | [`metrics`] | what the loop counts |
+//! | [`owner`] | who runs shards, and whether that process is still there |
 //! | [`shard`], [`consumer`] | one part of a consumer, and THE loop that runs it, with `failure` and `redrive` for what could not be handled; `in_flight` holds its commits that are not answered yet |
 //! | [`supervisor`] | keeps a shard's loop running, and says why it stands |
 //! | **runtime and backend** | |
@@ -54,6 +55,7 @@ pub mod limits;
 pub mod metrics;
 pub mod notice;
 mod open;
+pub mod owner;
 pub mod parked;
 pub mod policy;
 pub mod runtime;

@@ -87,9 +87,8 @@ pub enum Decision {
 
 /// What to do about an event that has now failed `attempts` times; `random` is in 0..1.
 pub fn after_failure(policy: &RetryPolicy, attempts: u32, failure: &Failure, random: f64) -> Decision {
-    if matches!(failure.kind, FailureKind::Reject | FailureKind::Denied | FailureKind::Filter)
-        || attempts >= policy.attempts
-    {
+    use FailureKind::{Crash, Denied, Filter, Reject};
+    if matches!(failure.kind, Reject | Denied | Filter | Crash) || attempts >= policy.attempts {
         // Without a handler no event could be handled: none is set aside for that.
         return Decision::End(if failure.is_of_start { OnExhausted::Block } else { policy.on_exhausted });
     }
@@ -140,6 +139,15 @@ pub fn reason(failure: &Failure, event: &EventId, now: Timestamp) -> Reason {
 
 /// The code of a reason why a shard stands that parks no more.
 pub const FULL: &str = "full";
+
+/// The code of a reason why a shard handles one event at a time.
+pub const SUSPECT: &str = "suspect";
+
+/// The reason that a position carries while an event, or the making of a handler, is under suspicion.
+pub fn suspect(event: Option<&EventId>, now: Timestamp) -> Reason {
+    let message = "a host has ended at work: what it may have been at is handled one by one".to_owned();
+    Reason { code: SUSPECT.to_owned(), message, event: event.cloned(), since: now, retry_at: None, logs: String::new() }
+}
 
 /// A wait that something else ends.
 pub const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -202,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_last_attempt_a_reject_and_what_was_not_granted_block() {
-        for kind in [FailureKind::Denied, FailureKind::Filter] {
+        for kind in [FailureKind::Denied, FailureKind::Filter, FailureKind::Crash] {
             assert_eq!(after_failure(&steady(), 1, &failure(kind, None), 0.0), Decision::End(OnExhausted::Block));
         }
         let retry = failure(FailureKind::Retry, None);

@@ -10,7 +10,8 @@ use crate::{
     deployment::Spec,
     handler::HandlerFactory,
     metrics::ConsumerMetrics,
-    store::{Epoch, Owner, Reason, Store},
+    owner::Owner,
+    store::{Epoch, Reason, Store},
     tailer::Tailer,
     tenant::ShardId,
 };

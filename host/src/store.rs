@@ -13,6 +13,7 @@ use crate::{
     deployment::{Deployment, LegacyCursor},
     error::{Error, Result},
     event::{Cursor, EventHash, EventId, Timestamp},
+    owner::Owner,
     parked::{Parked, ParkedId, ParkedKey},
     tenant::{ConsumerId, ShardId},
 };
@@ -86,10 +87,6 @@ impl From<Digest> for String {
     }
 }
 
-/// Who claims shards: text for the operator, such as `host-3 pid 4711`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner(pub String);
-
 /// Whether a shard may run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -106,7 +103,7 @@ pub enum Status {
 /// Why a shard stands still, or is trying again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// One of `retry`, `reject`, `trap`, `timeout`, `limit`, `paused`.
+    /// One of the codes of [`FailureKind`](crate::handler::FailureKind), or `paused`, `full`, `suspect`.
     pub code: String,
     /// What happened, for the operator; a trap's has its backtrace.
     pub message: String,
@@ -157,6 +154,8 @@ pub struct Position {
     pub topology: u64,
     /// When the row was last written.
     pub updated_at: Timestamp,
+    /// Who has claimed it and has not given it back: a process that was ended leaves its name here.
+    pub owner: Owner,
 }
 
 impl Position {
@@ -179,6 +178,7 @@ impl Position {
             features: 0,
             topology: 0,
             updated_at: Timestamp::default(),
+            owner: Owner::default(),
         }
     }
 }

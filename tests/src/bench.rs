@@ -14,10 +14,11 @@ use tendon::{
     handler::HandlerFactory,
     limits::Limits,
     metrics::ConsumerMetrics,
+    owner::Owner,
     policy::RetryPolicy,
     runtime::{Engine, GuestFactory},
     shard::{Shard, Version},
-    store::{Owner, Store},
+    store::Store,
     supervisor::{Standing, Supervised},
     tailer::Tailer,
     tenant::{ConsumerId, Name, ShardId, StreamId, TenantId},
@@ -131,7 +132,7 @@ impl Running {
         let store = database.store();
         let supervised = Supervised::start(Arc::new(version), |ends| Shard {
             id: shard.clone(),
-            owner: Owner("bench".into()),
+            owner: Owner::this_process(),
             store: store.clone(),
             committer,
             tailer,

@@ -10,8 +10,9 @@ use tendon::{
     backend::{Database, Options, Order},
     changes::{Changes, Emit},
     event::{Cursor, Event, EventKey, NewEvent, Timestamp},
+    owner::Owner,
     source::{Source, Until},
-    store::{Commit, Committed, Move, Owner, Position, Store},
+    store::{Commit, Committed, Move, Position, Store},
     tenant::{ConsumerId, Name, ShardId, StreamId, TenantId},
 };
 

@@ -7,8 +7,9 @@ use tendon::{
     deployment::Deployment,
     error::{Error, Result},
     event::EventId,
+    owner::Owner,
     parked::{Parked, ParkedKey},
-    store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
+    store::{Commit, Committed, Digest, Key, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
 };
 

@@ -28,10 +28,11 @@ use tendon::{
     handler::{Failure, FailureKind},
     limits::Limits,
     metrics::ConsumerMetrics,
+    owner::Owner,
     policy::{OnExhausted, RetryPolicy},
     shard::{Shard, Stop, Version},
     source::{Source, Until},
-    store::{Commit, Epoch, Move, Owner, Position, Rewrite, Scope, Status, Store},
+    store::{Commit, Epoch, Move, Position, Rewrite, Scope, Status, Store},
     tailer::Tailer,
     tenant::{ConsumerId, Name, ShardId, StreamId, TenantId},
     topology::{self, Past, ShardBy, Shards},
@@ -328,7 +329,7 @@ async fn shard_life(host: u32, index: u32, world: Arc<World>) {
         let poke = Arc::new(Notify::new());
         let mut shard = Shard {
             id: shard_id(index),
-            owner: Owner(format!("host {host}")),
+            owner: Owner(format!("host {host}").into()),
             store: world.store.clone(),
             committer: Committer::start(world.store.clone()),
             tailer: Tailer::start(world.source.clone()),

@@ -5,6 +5,7 @@ use tendon::{
     backend::Database,
     error::Kind,
     event::{Cursor, EventHash, EventId, Timestamp},
+    owner::Owner,
     store::{Commit, Committed, Digest, Duplicates, Epoch, Fence, Move, Position, Reason, Revision, Status, Swap},
     tenant::ShardId,
 };
@@ -141,6 +142,7 @@ pub async fn every_field_of_a_position_survives<P: Place>() {
     let place = P::fresh().await;
     let database = place.open().await;
     let mut from = claim(&database, &shard("c")).await;
+    assert_eq!(from.owner, Owner("a test".into()));
     let cursors: [&[u8]; 5] = [b"", b"\0", b"\xff\xfe\0\x01", b"'\"; --", &[9; 300]];
     for (n, bytes) in cursors.into_iter().enumerate() {
         let to = Position {
@@ -162,6 +164,7 @@ pub async fn every_field_of_a_position_survives<P: Place>() {
             high_water: Cursor(Bytes::copy_from_slice(bytes)),
             features: u64::MAX - n as u64,
             updated_at: Timestamp(i64::MAX - n as i64),
+            owner: Owner(["", "another's, 'quoted' ä"][n % 2].into()),
             ..from.clone()
         };
         let r#move = Some(Move { from: from.clone(), to: to.clone(), takes_fence: false });

@@ -10,8 +10,9 @@ use tendon::{
     error::{Error, Kind, Result},
     event::{Cursor, Event, EventId, Timestamp},
     limits::STATE_VALUE_BYTES_MAX,
+    owner::Owner,
     source::{Source, Until},
-    store::{Commit, Duplicates, Owner, Store},
+    store::{Commit, Duplicates, Store},
 };
 
 use crate::{

@@ -51,7 +51,7 @@ fn three_hosts_that_fight_for_a_shard_apply_each_event_once() {
 #[test]
 fn what_was_set_aside_is_handled_once_when_it_is_wished_whatever_fails() {
     let mut late = 0;
-    for seed in 0..40 {
+    for seed in 0..60 {
         let plan = Plan { hosts: 1 + seed as u32 % 3, redrives: true, ..plan(seed) };
         let outcome = run(plan);
         assert_eq!(outcome.lost_and_doubled(&plan), (0, 0), "{plan:?}");

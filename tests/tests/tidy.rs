@@ -24,7 +24,7 @@ const ABOVE_CORE: [&str; 9] = [
     "axum",
     "sqlx",
 ];
-const CORE: [&str; 29] = [
+const CORE: [&str; 31] = [
     "batch",
     "cache",
     "changes",
@@ -36,6 +36,7 @@ const CORE: [&str; 29] = [
     "consumer/parking",
     "consumer/redrive",
     "consumer/share",
+    "consumer/suspect",
     "dead_letter",
     "deployment",
     "emitted",
@@ -45,6 +46,7 @@ const CORE: [&str; 29] = [
     "handler",
     "limits",
     "metrics",
+    "owner",
     "parked",
     "policy",
     "source",

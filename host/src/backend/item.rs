@@ -6,6 +6,7 @@ use super::{fenced, label};
 use crate::{
     error::{Error, Kind, Result},
     event::EventKey,
+    owner::Owner,
     store::{Commit, Committed, Epoch, Fence, Position, Revision, Rewrite},
     tenant::{ConsumerId, ShardId},
 };
@@ -67,6 +68,7 @@ pub(super) fn rewritten(
         fence,
         incarnation: if to.incarnation == 0 { fence.0 } else { to.incarnation },
         epoch: epoch.unwrap_or(to.epoch),
+        owner: Owner::default(),
         ..to.clone()
     };
     Ok(rewrite.to.iter().map(row).collect())

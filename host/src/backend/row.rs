@@ -7,6 +7,7 @@ use crate::{
     deployment::Deployment,
     error::Result,
     event::{Cursor, EventHash, EventId, Timestamp},
+    owner::Owner,
     parked::{Parked, ParkedKey},
     store::{Digest, Epoch, Fence, Position, Reason, Revision, Status, Swap},
     tenant::{ConsumerId, ShardId, TenantId},
@@ -71,6 +72,7 @@ pub(super) fn position(row: &impl Columns) -> sqlx::Result<Position> {
         features: number(row, "features")?,
         topology: number(row, "topology")?,
         updated_at: Timestamp(row.number("updated_at")?),
+        owner: Owner(text(row, "owner")?.into()),
     })
 }
 

@@ -7,7 +7,8 @@ use futures_util::future::join_all;
 use tendon::{
     committer::Committer,
     event::Cursor,
-    store::{Commit, Move, Owner, Position, Store},
+    owner::Owner,
+    store::{Commit, Move, Position, Store},
     tenant::{ConsumerId, ShardId},
 };
 use tokio::task::JoinHandle;

@@ -18,9 +18,10 @@ use tendon::{
     deployment::Deployment,
     error::{Error, Kind, Result},
     event::{Cursor, Event, EventId, EventKey, Timestamp},
+    owner::Owner,
     parked::{Parked, ParkedKey},
     source::{Chunks, Lag, Source, Until},
-    store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
+    store::{Commit, Committed, Digest, Key, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
 };
 use tokio::time::sleep;

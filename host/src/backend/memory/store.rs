@@ -14,20 +14,22 @@ use crate::{
     deployment::Deployment,
     error::{Error, Kind, Result},
     event::{Event, EventId, Timestamp},
+    owner::Owner,
     parked::{Parked, ParkedId, ParkedKey},
-    store::{Commit, Committed, Digest, Duplicates, Epoch, Fence, Key, Owner, Position, Revision, Scope, Store, Swap},
+    store::{Commit, Committed, Digest, Duplicates, Epoch, Fence, Key, Position, Revision, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
 };
 
 #[async_trait]
 impl Store for Memory {
-    async fn claim(&self, shard: &ShardId, _owner: &Owner) -> Result<Position> {
+    async fn claim(&self, shard: &ShardId, owner: &Owner) -> Result<Position> {
         let mut tables = self.tables.lock().await;
         self.failpoints.hit("memory claim")?;
         let fence = Fence(tables.draw());
         let fresh = || Position::start(shard.clone(), fence);
         let position = tables.positions.entry(shard.clone()).or_insert_with(fresh);
         position.fence = fence;
+        position.owner = owner.clone();
         let position = position.clone();
         self.failpoints.hit("memory claim answer")?;
         Ok(position)

@@ -16,7 +16,7 @@ use crate::{
 /// The row must be as it was loaded.
 const MOVE_ONE: &str = "
     UPDATE tendon_position SET `cursor` = ?, revision = ?, fence = ?, generation = ?, epoch = ?, status = ?, reason = ?,
-        attempts = ?, digest = ?, last_event = ?, high_water = ?, features = ?, updated_at = ?
+        attempts = ?, digest = ?, last_event = ?, high_water = ?, features = ?, updated_at = ?, owner = ?
     WHERE tenant = ? AND consumer = ? AND shard = ? AND fence = ? AND revision = ? AND epoch = ?";
 
 /// Rows that are locked, and so are there. (As rows of text they are written three times as fast as from JSON.)
@@ -26,7 +26,7 @@ pub(super) const MOVE_MANY: &str = "
 const MOVE_MANY_END: &str = " ON DUPLICATE KEY UPDATE `cursor` = VALUES(`cursor`), revision = VALUES(revision),
     fence = VALUES(fence), generation = VALUES(generation), epoch = VALUES(epoch), status = VALUES(status),
     reason = VALUES(reason), attempts = VALUES(attempts), digest = VALUES(digest), last_event = VALUES(last_event),
-    high_water = VALUES(high_water), features = VALUES(features), updated_at = VALUES(updated_at)";
+    high_water = VALUES(high_water), features = VALUES(features), updated_at = VALUES(updated_at), owner = VALUES(owner)";
 /// How many rows the server says that it has changed for each that was there.
 const CHANGES_A_ROW: u64 = 2;
 
@@ -99,6 +99,7 @@ impl Mysql {
             .bind(&to.high_water.0[..])
             .bind(to.features.cast_signed())
             .bind(to.updated_at.0)
+            .bind(&*to.owner.0)
             .bind(from.shard.consumer.tenant.0.as_str())
             .bind(from.shard.consumer.name.as_str())
             .bind(i64::from(from.shard.index))
@@ -149,7 +150,7 @@ async fn found(connection: &mut MySqlConnection, shards: impl IntoIterator<Item 
     Ok(rows.into_iter().map(|position| (position.shard.clone(), position)).collect())
 }
 
-/// A position as a row of `MOVE_MANY`. The last three values are written only where there is no such row yet.
+/// A position as a row of `MOVE_MANY`. Topology and incarnation are written only where there is no such row yet.
 pub(super) fn row(to: &Position) -> Result<String> {
     let ShardId { consumer, index } = &to.shard;
     let row = Row::new().name(consumer.tenant.0.as_str()).name(consumer.name.as_str()).number(i64::from(*index));
@@ -163,7 +164,7 @@ pub(super) fn row(to: &Position) -> Result<String> {
         .number(to.updated_at.0)
         .number(to.topology.cast_signed())
         .number(to.incarnation.cast_signed())
-        .bytes(b"")
+        .bytes(to.owner.0.as_bytes())
         .end())
 }
 

@@ -20,8 +20,9 @@ use crate::{
     deployment::Deployment,
     error::{Error, Result},
     event::EventId,
+    owner::Owner,
     parked::{Parked, ParkedKey},
-    store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
+    store::{Commit, Committed, Digest, Key, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
 };
 
@@ -261,7 +262,7 @@ impl Mysql {
         let (tenant, consumer) = (shard.consumer.tenant.0.as_str(), shard.consumer.name.as_str());
         let index = i64::from(shard.index);
         points.hit("mysql claim position")?;
-        let claim = sqlx::query(CLAIM).bind(tenant).bind(consumer).bind(index).bind(&owner.0);
+        let claim = sqlx::query(CLAIM).bind(tenant).bind(consumer).bind(index).bind(&*owner.0);
         claim.execute(open.connection()).await?;
         points.hit("mysql claim counter")?;
         let fence = write::draw(1).execute(open.connection()).await?.last_insert_id().cast_signed();

@@ -24,14 +24,14 @@ const MOVE: &str = "
     WITH wanted AS MATERIALIZED (
         SELECT * FROM unnest($1::int4[], $2::text[], $3::text[], $4::int8[], $5::int8[], $6::int8[], $7::int8[],
             $8::bytea[], $9::int8[], $10::int8[], $11::int8[], $12::text[], $13::text[], $14::int8[], $15::bytea[],
-            $16::bytea[], $17::bytea[], $18::int8[], $19::int8[])
+            $16::bytea[], $17::bytea[], $18::int8[], $19::int8[], $42::text[])
         AS wanted (item, tenant, consumer, shard, was_fence, was_revision, was_epoch, cursor, fence, generation, epoch,
-            status, reason, attempts, digest, last_event, high_water, features, updated_at)
+            status, reason, attempts, digest, last_event, high_water, features, updated_at, owner)
     ), moved AS (
         UPDATE tendon.position AS p SET cursor = w.cursor, revision = p.revision + 1, fence = w.fence,
             generation = w.generation, epoch = w.epoch, status = w.status, reason = w.reason, attempts = w.attempts,
             digest = w.digest, last_event = w.last_event, high_water = w.high_water, features = w.features,
-            updated_at = w.updated_at
+            updated_at = w.updated_at, owner = w.owner
         FROM wanted AS w
         WHERE p.tenant = w.tenant AND p.consumer = w.consumer AND p.shard = w.shard
             AND p.fence = w.was_fence AND p.revision = w.was_revision AND p.epoch = w.was_epoch
@@ -129,11 +129,11 @@ const PARK: &str = ", parked AS (
 
 const DEPLOYMENT: &str = ", component AS (
         INSERT INTO tendon.component (digest, bytes)
-        SELECT $42, $43 WHERE EXISTS (SELECT 1 FROM standing) ON CONFLICT DO NOTHING
+        SELECT $43, $44 WHERE EXISTS (SELECT 1 FROM standing) ON CONFLICT DO NOTHING
     ), deployment AS (
         INSERT INTO tendon.deployment (tenant, consumer, epoch, digest, spec, at)
-        SELECT $44, $45, $46, $42, $47, $48 WHERE EXISTS (SELECT 1 FROM standing) AND $49::int8 IN (-1, (
-            SELECT coalesce(max(epoch), 0) FROM tendon.deployment WHERE tenant = $44 AND consumer = $45
+        SELECT $45, $46, $47, $43, $48, $49 WHERE EXISTS (SELECT 1 FROM standing) AND $50::int8 IN (-1, (
+            SELECT coalesce(max(epoch), 0) FROM tendon.deployment WHERE tenant = $45 AND consumer = $46
         ))
         RETURNING 1
     )";
@@ -151,6 +151,7 @@ struct Moves<'a> {
     digest: Vec<Option<&'a [u8]>>,
     last_event: Vec<Option<&'a [u8]>>,
     high_water: Vec<&'a [u8]>,
+    owner: Vec<&'a str>,
     /// Commits that move nothing.
     free: Vec<i32>,
     /// Moves to another component.
@@ -220,7 +221,14 @@ pub(super) fn statement<'a>(items: &'a [Item<'a>], wanted: &'a [Committed]) -> R
     query = query.bind(writes.value).bind(emits.item).bind(emits.key).bind(emits.number).bind(emits.r#type);
     query =
         query.bind(emits.foreign_id).bind(emits.timestamp).bind(emits.metadata).bind(emits.headers).bind(emits.trace);
-    query = query.bind(moves.swaps).bind(set_aside).bind(purged).bind(redrives).bind(parked).bind(unparked);
+    query = query
+        .bind(moves.swaps)
+        .bind(set_aside)
+        .bind(purged)
+        .bind(redrives)
+        .bind(parked)
+        .bind(unparked)
+        .bind(moves.owner);
     if let Some(((deployment, component), epoch)) = deployment {
         let spec = serde_json::to_string(&deployment.spec)
             .map_err(|error| Error::corrupt("a spec is not JSON").because(error))?;
@@ -297,6 +305,7 @@ impl<'a> Moves<'a> {
         self.digest.push(to.digest.as_ref().map(|digest| digest.0.as_slice()));
         self.last_event.push(to.last_event.as_ref().map(|hash| hash.0.as_slice()));
         self.high_water.push(&to.high_water.0);
+        self.owner.push(&to.owner.0);
         if item::swaps(item.commit) {
             self.swaps.push(number);
         }

@@ -11,8 +11,9 @@ use crate::{
     deployment::Deployment,
     error::{Error, Result},
     event::EventId,
+    owner::Owner,
     parked::{Parked, ParkedKey},
-    store::{Commit, Committed, Digest, Key, Owner, Position, Scope, Store, Swap},
+    store::{Commit, Committed, Digest, Key, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
 };
 
@@ -77,7 +78,7 @@ impl Store for Postgres {
             .bind(shard.consumer.tenant.0.as_str())
             .bind(shard.consumer.name.as_str())
             .bind(i64::from(shard.index))
-            .bind(&owner.0)
+            .bind(&*owner.0)
             .try_map(|found: PgRow| row::position(&found));
         let position = claim.fetch_one(&self.0.writers).await;
         let position = position.map_err(|error| self.failed("claim a shard in", error))?;

@@ -60,7 +60,7 @@ const ADVANCE: &str = "
         cursor = unhex(m.value->>6), revision = revision + 1, fence = m.value->>7, generation = m.value->>8,
         epoch = m.value->>9, status = m.value->>10, reason = m.value->>11, attempts = m.value->>12,
         digest = unhex(m.value->>13), last_event = unhex(m.value->>14), high_water = unhex(m.value->>15),
-        features = m.value->>16, updated_at = m.value->>17
+        features = m.value->>16, updated_at = m.value->>17, owner = m.value->>18
     FROM json_each(?1) AS m
     WHERE tenant = m.value->>0 AND consumer = m.value->>1 AND shard = m.value->>2
         AND fence = m.value->>3 AND revision = m.value->>4 AND epoch = m.value->>5

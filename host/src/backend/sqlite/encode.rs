@@ -130,6 +130,7 @@ pub(super) fn move_json(r#move: &Move, to: &Position) -> Result<Value> {
         hex::encode(&to.high_water.0),
         to.features.cast_signed(),
         to.updated_at.0,
+        &*to.owner.0,
     ]))
 }
 

@@ -11,8 +11,9 @@ use crate::{
     deployment::Deployment,
     error::{Error, Result},
     event::EventId,
+    owner::Owner,
     parked::{Parked, ParkedKey},
-    store::{Commit, Committed, Digest, Fence, Key, Owner, Position, Scope, Store, Swap},
+    store::{Commit, Committed, Digest, Fence, Key, Position, Scope, Store, Swap},
     tenant::{ConsumerId, ShardId},
 };
 
@@ -71,7 +72,7 @@ impl Store for Sqlite {
             .bind(shard.consumer.name.as_str())
             .bind(i64::from(shard.index))
             .bind(fence.0.cast_signed())
-            .bind(&owner.0);
+            .bind(&*owner.0);
         let claimed = claim.fetch_one(transaction.connection()).await.map_err(failed)?;
         let position = row::position(&claimed).map_err(failed)?;
         self.0.failpoints.hit("sqlite claim commit")?;

@@ -1,0 +1,184 @@
+//! Hosts whose processes end at work, by an event or for no reason of its.
+
+use std::{path::Path, process::Command};
+
+use tendon::{
+    backend::{Database, Options},
+    dead_letter::{DeadLetter, Letters, Redrive},
+    event::Timestamp,
+    store::{Commit, Position, Scope, Status},
+};
+use tendon_tests::place::{Place, SqlitePlace, commit, consumer, filled, shard};
+
+/// How many events there are, each of a key of its own.
+const EVENTS: u64 = 40;
+
+/// A database with events, and hosts that may be ended by them.
+struct Mortals {
+    place: SqlitePlace,
+}
+
+impl Mortals {
+    async fn new() -> Self {
+        let place = SqlitePlace::fresh().await;
+        let (database, _) = filled(&place, "in", EVENTS).await;
+        database.close().await;
+        Self { place }
+    }
+
+    /// Runs a host; whether it has ended in order.
+    fn live(&self, policy: &str, version: &str, fatal: &[&str]) -> bool {
+        let mut host = Command::new(Path::new(env!("CARGO_BIN_EXE_mortal")));
+        let status = host.args([&self.place.url(), policy, version]).args(fatal).status().unwrap();
+        assert!(status.success() || status.code().is_none(), "it failed: {status}");
+        status.success()
+    }
+
+    /// Runs hosts until one ends in order; how many did not.
+    fn deaths(&self, policy: &str, fatal: &[&str]) -> usize {
+        (0..6).take_while(|_| !self.live(policy, "v1", fatal)).count()
+    }
+
+    async fn left(&self) -> Left {
+        let database = Database::open(&self.place.url(), Options::default()).await.unwrap();
+        let store = database.store();
+        let row = store.load(&shard("c")).await.unwrap();
+        let letters = store.dead_letters(&consumer("c"), &Letters { limit: 100, ..Letters::default() }).await.unwrap();
+        let (mut parked, mut counted) = (Vec::new(), Vec::new());
+        for key in store.parked_keys(&consumer("c")).await.unwrap() {
+            parked.extend(store.parked(&consumer("c"), key.key(), 0, 100).await.unwrap());
+        }
+        for key in 0..=EVENTS {
+            let scope = Scope { consumer: consumer("c"), part: format!("key-{key}").into() };
+            let value = store.get(&scope, &["ids".into()]).await.unwrap().remove(0);
+            let value = String::from_utf8(value.unwrap_or_default().to_vec()).unwrap();
+            counted.extend(value.split_whitespace().map(|id| id.parse::<u64>().unwrap()));
+        }
+        counted.sort_unstable();
+        database.close().await;
+        Left { row, letters, parked: parked.iter().map(|parked| parked.letter.clone()).collect(), counted }
+    }
+}
+
+/// What the hosts have left behind.
+struct Left {
+    row: Position,
+    letters: Vec<DeadLetter>,
+    parked: Vec<DeadLetter>,
+    /// The events whose effects are there, each as often as they are.
+    counted: Vec<u64>,
+}
+
+impl Left {
+    fn all_but(&self, gone: &[u64]) {
+        let wanted: Vec<u64> = (1..=EVENTS).filter(|id| !gone.contains(id)).collect();
+        assert_eq!(self.counted, wanted);
+    }
+}
+
+fn ids_and_codes(letters: &[DeadLetter]) -> Vec<(&str, &str)> {
+    letters.iter().map(|letter| (&*letter.event.id.0, letter.reason.code.as_str())).collect()
+}
+
+#[tokio::test]
+async fn an_event_that_has_ended_two_hosts_is_set_aside_unseen_by_the_third() {
+    for policy in ["dead-letter", "skip"] {
+        let mortals = Mortals::new().await;
+        assert_eq!(mortals.deaths(policy, &["20"]), 2);
+        let left = mortals.left().await;
+        assert_eq!(ids_and_codes(&left.letters), [("20", "crash")]);
+        assert!(left.letters[0].reason.message.contains("ended twice while this event was handled"));
+        left.all_but(&[20]);
+        assert_eq!((left.row.status, left.row.reason), (Status::Running, None));
+    }
+}
+
+#[tokio::test]
+async fn it_blocks_its_consumer_or_its_key_where_that_is_the_policy() {
+    let mortals = Mortals::new().await;
+    assert_eq!(mortals.deaths("block", &["20"]), 2);
+    let left = mortals.left().await;
+    let reason = left.row.reason.unwrap();
+    assert_eq!((left.row.status, reason.code.as_str(), &*reason.event.unwrap().0), (Status::Blocked, "crash", "20"));
+    assert_eq!(left.counted, (1..20).collect::<Vec<_>>());
+
+    let mortals = Mortals::new().await;
+    assert_eq!(mortals.deaths("park-key", &["20"]), 2);
+    let left = mortals.left().await;
+    assert_eq!(ids_and_codes(&left.parked[..1]), [("20", "crash")]);
+    assert_eq!(left.parked[0].redrive_at, None, "it is not tried again by itself");
+    let parked: Vec<u64> = left.parked.iter().map(|letter| letter.event.id.0.parse().unwrap()).collect();
+    left.all_but(&parked);
+}
+
+/// No event is to blame for a component that ends hosts before it is given any.
+#[tokio::test]
+async fn a_component_whose_start_ends_hosts_blocks_its_consumer_whatever_the_policy() {
+    for policy in ["dead-letter", "park-key"] {
+        let mortals = Mortals::new().await;
+        assert_eq!(mortals.deaths(policy, &["init"]), 2);
+        let left = mortals.left().await;
+        let reason = left.row.reason.unwrap();
+        assert_eq!((left.row.status, reason.code.as_str()), (Status::Blocked, "crash"));
+        assert!(reason.message.contains("while a handler was made"), "{}", reason.message);
+        assert!(left.letters.is_empty() && left.parked.is_empty() && left.counted.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn two_such_events_end_no_more_than_two_hosts_each() {
+    let mortals = Mortals::new().await;
+    assert_eq!(mortals.deaths("dead-letter", &["20", "30"]), 3, "the second one is alone when it is reached");
+    let left = mortals.left().await;
+    assert_eq!(ids_and_codes(&left.letters), [("20", "crash"), ("30", "crash")]);
+    left.all_but(&[20, 30]);
+}
+
+/// The control: whatever ended the hosts, it was no event twice.
+#[tokio::test]
+async fn an_event_that_was_there_when_a_host_ended_once_is_handled() {
+    let mortals = Mortals::new().await;
+    for fatal in ["10", "30"] {
+        assert!(!mortals.live("dead-letter", "v1", &[fatal]));
+    }
+    assert!(mortals.live("dead-letter", "v1", &[]));
+    let left = mortals.left().await;
+    left.all_but(&[30]);
+}
+
+#[tokio::test]
+async fn another_component_is_given_the_event_that_ended_hosts_under_the_one_before() {
+    let mortals = Mortals::new().await;
+    for _ in 0..2 {
+        assert!(!mortals.live("dead-letter", "v1", &["20"]));
+    }
+    assert!(mortals.live("dead-letter", "v2", &[]));
+    let left = mortals.left().await;
+    assert!(left.letters.is_empty());
+    left.all_but(&[]);
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_ends_hosts_when_it_is_redriven_is_set_aside_again() {
+    let mortals = Mortals::new().await;
+    assert_eq!(mortals.deaths("dead-letter", &["20"]), 2);
+    let letter = mortals.left().await.letters.remove(0);
+    let database = Database::open(&mortals.place.url(), Options::default()).await.unwrap();
+    let redrives = vec![Redrive { consumer: consumer("c"), event: letter.event.id, at: Some(Timestamp(1)) }];
+    commit(&*database.store(), Commit { redrives, ..Commit::default() }).await.unwrap();
+    database.close().await;
+    assert_eq!(mortals.deaths("dead-letter", &["20"]), 2);
+    let left = mortals.left().await;
+    assert_eq!(ids_and_codes(&left.letters), [("20", "crash")]);
+    assert_eq!(left.letters[0].redrive_at, None, "the wish is spent");
+    left.all_but(&[20]);
+}
+
+#[tokio::test]
+async fn a_host_that_ends_in_order_leaves_nobody_under_suspicion() {
+    let mortals = Mortals::new().await;
+    assert!(mortals.live("dead-letter", "v1", &[]));
+    let left = mortals.left().await;
+    assert_eq!(&*left.row.owner.0, "");
+    left.all_but(&[]);
+}
