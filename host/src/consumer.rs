@@ -16,10 +16,10 @@ use std::sync::Arc;
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
-use self::{failure::After, parking::Parking, share::Share, suspect::Suspicion};
+use self::{failure::After, parking::Parking, redrive::Redriving, share::Share, suspect::Suspicion};
 use crate::{
     batch::{self, Gathered},
     changes::Changes,
@@ -62,7 +62,7 @@ pub async fn run(shard: &mut Shard) -> Result<Stop> {
             run.settle().await?;
             return Ok(stop);
         }
-        if run.is_redriving {
+        if run.redriving.is_due() {
             run.redrive().await?;
         }
         if run.is_parked_due() {
@@ -102,8 +102,8 @@ struct Run<'a> {
     dead_letters: Vec<DeadLetter>,
     /// How many of them are new.
     set_aside: usize,
-    /// Whether something that was set aside may be waiting to be handled again.
-    is_redriving: bool,
+    /// What was set aside and may be waiting to be handled again.
+    redriving: Redriving,
     /// The keys whose events wait.
     parking: Parking,
     /// What waits from now on, or for another reason, and how much of it is new.
@@ -154,7 +154,7 @@ impl<'a> Run<'a> {
             changes: Changes::default(),
             dead_letters: Vec::new(),
             set_aside: 0,
-            is_redriving: true,
+            redriving: Redriving::new(),
             parking,
             parked: Vec::new(),
             queued: 0,
@@ -190,6 +190,7 @@ impl<'a> Run<'a> {
             let is_quiet = self.gathered.handled == 0;
             let quiet_wait = batch::wait(&self.version.spec.batch, &self.gathered).filter(|_| is_quiet);
             let parked_wait = self.parking.next_due().map(|due| due.since(self.shard.clock.now()));
+            let look_at = self.redriving.look_at();
             let is_idle_due = (!is_quiet || self.row_is_due) && self.in_flight.is_empty();
             tokio::select! {
                 biased;
@@ -197,7 +198,7 @@ impl<'a> Run<'a> {
                 Ok(()) = self.shard.version.changed() => return Ok(Next::Swap),
                 () = self.shard.poke.notified() => return Ok(Next::Row),
                 piece = self.events.next() => return Ok(Next::Events(piece?)),
-                () = std::future::ready(()), if self.is_redriving => return Ok(Next::Redrive),
+                () = sleep_until(look_at.unwrap_or(self.since)), if look_at.is_some() => return Ok(Next::Redrive),
                 () = sleep(parked_wait.unwrap_or_default()), if parked_wait.is_some() => return Ok(Next::Parked),
                 () = std::future::ready(()), if is_idle_due => return Ok(Next::Due),
                 commit = self.in_flight.next() => self.settled(&commit?),
@@ -292,13 +293,15 @@ impl<'a> Run<'a> {
     async fn wait_until(&mut self, then: Timestamp) -> Result<After> {
         self.commit().await?;
         self.settle().await?;
-        if self.is_redriving && !*self.shard.stop.borrow() {
+        if self.redriving.is_due() && !*self.shard.stop.borrow() {
             // There is time for it.
             self.redrive().await?;
             return Ok(After::Again);
         }
         let then = self.parking.next_due().map_or(then, |due| due.min(then));
-        let after = self.pause(then.since(self.shard.clock.now())).await?;
+        let until_redrive = self.redriving.look_at().map(|at| at.saturating_duration_since(Instant::now()));
+        let wait = then.since(self.shard.clock.now());
+        let after = self.pause(until_redrive.map_or(wait, |redrive| redrive.min(wait))).await?;
         if self.is_parked_due() && matches!(after, After::Again) {
             self.retry_parked().await?;
         }

@@ -1,5 +1,7 @@
 //! Events that were set aside: a consumer that cannot handle one goes on without it, and nothing of it is lost.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,20 @@ pub struct DeadLetter {
     pub digest: Digest,
     /// Since when it is to be handled again. One that is set aside is not, whatever stands here.
     pub redrive_at: Option<Timestamp>,
+    /// The least time that its redrive leaves between two of its events, those of all shards together; none where that is zero.
+    pub redrive_pace: Duration,
+}
+
+/// Which of them are wished to be handled again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wished {
+    /// Whether they are or not.
+    #[default]
+    Either,
+    /// Those that are.
+    Yes,
+    /// Those that are, and without a pace.
+    AtOnce,
 }
 
 /// Which dead letters of a consumer are read.
@@ -35,8 +51,8 @@ pub struct DeadLetter {
 pub struct Letters {
     /// Those that were set aside after this event, which was then.
     pub after: Option<(Timestamp, EventId)>,
-    /// Only those that are to be handled again.
-    pub is_due: bool,
+    /// Whether they are to be handled again.
+    pub wished: Wished,
     /// At most so many.
     pub limit: u32,
 }
@@ -57,6 +73,8 @@ pub struct Redrive {
     pub event: EventId,
     /// Since when it is wished; none takes the wish back.
     pub at: Option<Timestamp>,
+    /// See [`DeadLetter::redrive_pace`].
+    pub pace: Duration,
 }
 
 /// All of a dead letter but for what has columns of its own, as stores keep it: JSON, so that it can grow.
@@ -118,6 +136,6 @@ impl DeadLetter {
             headers: record.headers,
         };
         let Record { reason, skipped: is_skipped, attempts, digest, .. } = record;
-        Ok(Self { shard, event, reason, is_skipped, attempts, digest, redrive_at })
+        Ok(Self { shard, event, reason, is_skipped, attempts, digest, redrive_at, redrive_pace: Duration::ZERO })
     }
 }

@@ -1,6 +1,8 @@
 //! Events that wait: one could not be handled, and those of its key that came later queue behind it, so that other keys go on and
 //! the order of this one is kept.
 
+use std::time::Duration;
+
 use bytestring::ByteString;
 
 use crate::{
@@ -64,7 +66,8 @@ impl Parked {
             logs: String::new(),
         };
         let shard = shard.clone();
-        let letter = DeadLetter { shard, event, reason, is_skipped: false, attempts: 0, digest, redrive_at: Some(now) };
+        let (is_skipped, attempts, redrive_at, redrive_pace) = (false, 0, Some(now), Duration::ZERO);
+        let letter = DeadLetter { shard, event, reason, is_skipped, attempts, digest, redrive_at, redrive_pace };
         Self { place, letter }
     }
 

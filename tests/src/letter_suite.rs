@@ -1,9 +1,11 @@
 //! What every store must hold to about events that were set aside.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tendon::{
     backend::CHUNK_BYTES_MAX,
-    dead_letter::{DeadLetter, Letters, Redrive},
+    dead_letter::{DeadLetter, Letters, Redrive, Wished},
     error::Kind,
     event::{Cursor, Event, EventId, Timestamp},
     limits::EVENT_BYTES_MAX,
@@ -40,6 +42,7 @@ pub fn letter(shard: &ShardId, id: &str, at: i64) -> DeadLetter {
         attempts: 8,
         digest: Digest::of(b"wasm"),
         redrive_at: None,
+        redrive_pace: Duration::ZERO,
     }
 }
 
@@ -89,7 +92,7 @@ pub async fn dead_letters_are_in_the_order_of_time_and_each_consumer_s_own<P: Pl
     assert_eq!(set_aside(&*store, &own).await, ["z", "a", "b", "10", "9"]);
     assert_eq!(set_aside(&*store, &theirs).await, ["a"]);
     let after = Some((Timestamp(5), EventId("a".into())));
-    let page = store.dead_letters(&own, &Letters { after, is_due: false, limit: 2 }).await.unwrap();
+    let page = store.dead_letters(&own, &Letters { after, limit: 2, ..Letters::default() }).await.unwrap();
     assert_eq!(page.iter().map(|letter| &*letter.event.id.0).collect::<Vec<_>>(), ["b", "10"]);
 
     // One that comes again takes its own place.
@@ -129,23 +132,30 @@ pub async fn a_wish_to_handle_a_dead_letter_again_is_kept<P: Place>() {
         consumer: consumer("c"),
         event: EventId(id.into()),
         at: at.map(Timestamp),
+        pace: if id == "d" { Duration::from_micros(1_500_001) } else { Duration::ZERO },
     };
     let redrives = vec![wish("b", Some(7)), wish("c", Some(8)), wish("d", Some(8)), wish("never", Some(7))];
     commit(&*database.store(), Commit { redrives, ..Commit::default() }).await.unwrap();
     database.close().await;
     let database = place.open().await;
     let store = database.store();
-    let due = async || {
-        let which = Letters { is_due: true, limit: 10, after: None };
+    let due = async |wished| {
+        let which = Letters { wished, limit: 10, after: None };
         let letters = store.dead_letters(&consumer("c"), &which).await.unwrap();
         letters.iter().map(|letter| (letter.event.id.to_string(), letter.redrive_at.unwrap().0)).collect::<Vec<_>>()
     };
     let of = |found: &[(&str, i64)]| found.iter().map(|(id, at)| (id.to_string(), *at)).collect::<Vec<_>>();
-    assert_eq!(due().await, of(&[("b", 7), ("c", 8), ("d", 8)]));
+    assert_eq!(due(Wished::Yes).await, of(&[("b", 7), ("c", 8), ("d", 8)]));
+    assert_eq!(due(Wished::AtOnce).await, of(&[("b", 7), ("c", 8)]));
+    let d = EventId("d".into());
+    assert_eq!(store.dead_letter(&consumer("c"), &d).await.unwrap().redrive_pace, wish("d", None).pace);
     let dead_letters = vec![DeadLetter { redrive_at: Some(Timestamp(9)), ..letter(&shard("c"), "c", 2) }];
     let redrives = vec![wish("b", None)];
     commit(&*store, Commit { dead_letters, redrives, ..Commit::default() }).await.unwrap();
-    assert_eq!(due().await, of(&[("d", 8)]));
+    assert_eq!(due(Wished::Yes).await, of(&[("d", 8)]));
+    // One that is set aside once more has no pace left.
+    commit(&*store, Commit { dead_letters: vec![letter(&shard("c"), "d", 1)], ..Commit::default() }).await.unwrap();
+    assert_eq!(store.dead_letter(&consumer("c"), &d).await.unwrap(), letter(&shard("c"), "d", 1));
     assert_eq!(set_aside(&*store, &consumer("c")).await, ["a", "b", "d", "c"]);
 }
 

@@ -245,7 +245,12 @@ async fn redrive(store: Arc<dyn Store>, cured: Arc<AtomicBool>) {
     cured.store(true, Relaxed);
     loop {
         let consumer = consumer_id();
-        let wish = |event| Redrive { consumer: consumer.clone(), event: EventId(event), at: Some(Timestamp(1)) };
+        let wish = |event| Redrive {
+            consumer: consumer.clone(),
+            event: EventId(event),
+            at: Some(Timestamp(1)),
+            pace: Duration::ZERO,
+        };
         let redrives = set_aside(&*store, &consumer).await.into_iter().map(|id| wish(id.into())).collect();
         store.commit(&[Commit { redrives, ..Commit::default() }]).await.remove(0).unwrap();
         sleep(Duration::from_secs(1)).await;

@@ -133,7 +133,8 @@ pub async fn a_shard_begins_at_the_start_once_it_is_claimed<P: Place>() {
     assert!(error.to_string().contains("found no row"), "{error}");
     assert_eq!(store.load(&shard("c")).await.unwrap_err().kind(), Kind::NotFound);
     let position = claim(&database, &shard("c")).await;
-    assert_eq!(position, Position::start(shard("c"), position.fence));
+    let owner = Owner("a test".into());
+    assert_eq!(position, Position { owner, ..Position::start(shard("c"), position.fence) });
     assert_eq!(store.positions().await.unwrap(), [position]);
 }
 

@@ -1,6 +1,6 @@
 //! Crashes and faults at every place there is: old or new, never between.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -86,7 +86,12 @@ async fn prepared<P: Place>() -> (P, Database, Commit) {
     write.changes.emits.push(emit(&stream("out"), 1));
     write.duplicates = Duplicates::Skip;
     write.purged = vec![(consumer("c"), EventId("to be purged".into()))];
-    let wish = Redrive { consumer: consumer("c"), event: EventId("poison".into()), at: Some(Timestamp(1)) };
+    let wish = Redrive {
+        consumer: consumer("c"),
+        event: EventId("poison".into()),
+        at: Some(Timestamp(1)),
+        pace: Duration::ZERO,
+    };
     write.redrives = vec![wish];
     write.unparked = vec![waits[0].id()];
     write.parked = vec![parked(&shard("c"), "new", 1, "2")];

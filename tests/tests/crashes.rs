@@ -1,6 +1,6 @@
 //! Hosts whose processes end at work, by an event or for no reason of its.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
 
 use tendon::{
     backend::{Database, Options},
@@ -164,7 +164,8 @@ async fn a_dead_letter_that_ends_hosts_when_it_is_redriven_is_set_aside_again() 
     assert_eq!(mortals.deaths("dead-letter", &["20"]), 2);
     let letter = mortals.left().await.letters.remove(0);
     let database = Database::open(&mortals.place.url(), Options::default()).await.unwrap();
-    let redrives = vec![Redrive { consumer: consumer("c"), event: letter.event.id, at: Some(Timestamp(1)) }];
+    let (at, pace) = (Some(Timestamp(1)), Duration::ZERO);
+    let redrives = vec![Redrive { consumer: consumer("c"), event: letter.event.id, at, pace }];
     commit(&*database.store(), Commit { redrives, ..Commit::default() }).await.unwrap();
     database.close().await;
     assert_eq!(mortals.deaths("dead-letter", &["20"]), 2);

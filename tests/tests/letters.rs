@@ -236,3 +236,33 @@ fn an_edited_payload_is_handled_again_and_a_redrive_is_a_job_that_can_be_cancell
     });
     assert_eq!(all(&project.json(&["dlq", "list", "subject"]), "/event/id"), ["1", "4"]);
 }
+
+#[test]
+fn a_redrive_with_a_rate_goes_on_slowly_and_can_be_seen_and_cancelled() {
+    let project = project("127.0.0.1:0", "dead-letter", &["reject", "reject", "reject", "reject"]);
+    let _host = project.host();
+    assert!(project.run(&["event", "import", "events", "events.jsonl"]).status.success());
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "4");
+    for event in ["1", "2", "3", "4"] {
+        project.json(&["dlq", "edit", "subject", event, "--metadata", "append"]);
+    }
+    for rate in ["0", "-1", "nan", "1e9"] {
+        let refused = project.run(&["dlq", "redrive", "subject", "--all", &format!("--rate={rate}")]);
+        assert_eq!(refused.status.code(), Some(2), "{rate}: {refused:?}");
+    }
+    assert_eq!(project.json(&["dlq", "jobs", "subject"]), json!([]), "nothing was changed");
+
+    // One in three hours: the first comes at once, and those that are wished without a rate do not wait for the rest.
+    assert_eq!(project.json(&["dlq", "redrive", "subject", "1", "2", "3", "--rate", "0.0001"])["changed"], 3);
+    let left = || project.json(&["dlq", "jobs", "subject"]);
+    wait("the first of them", || (left()[0]["left"] == 2).then_some(()));
+    assert_eq!(left()[0]["rate"], json!(0.0001), "{}", left());
+    assert_eq!(project.json(&["dlq", "redrive", "subject", "4"])["changed"], 1);
+    wait("the one without a rate", || (left().as_array().unwrap().len() == 1).then_some(()));
+    let job = left()[0]["id"].as_str().unwrap().to_owned();
+    // Its own move has made the loop begin anew, and so with another one.
+    let cancelled = project.json(&["dlq", "cancel", "subject", "--job", &job])["changed"].as_u64().unwrap();
+    assert!((1..=2).contains(&cancelled), "{cancelled}");
+    assert_eq!(left(), json!([]));
+    assert_eq!(all(&project.json(&["dlq", "list", "subject"]), "/event/id").len() as u64, cancelled);
+}

@@ -71,7 +71,7 @@ async fn an_event_that_is_handled_leaves_its_changes() {
     assert_eq!(handled.done, 3);
     assert!(handled.failure.is_none(), "{:?}", handled.failure);
     let mut writes: Vec<_> =
-        latest(handled.changes.writes.iter()).into_iter().map(|write| (write.key, write.value.unwrap())).collect();
+        latest(handled.changes.writes.iter()).map(|write| (write.key, write.value.unwrap())).collect();
     writes.sort();
     assert_eq!(writes, [("a", &b"2"[..]), ("b", b"1")]);
 }
@@ -414,7 +414,7 @@ async fn a_batch_never_mixes_the_states_of_two_keys() {
     let handled = handle(&setup, &events).await;
     assert_eq!(handled.done, 4, "{:?}", handled.failure);
     let mut states: Vec<_> =
-        latest(handled.changes.writes.iter()).into_iter().map(|write| (write.part, write.value.unwrap())).collect();
+        latest(handled.changes.writes.iter()).map(|write| (write.part, write.value.unwrap())).collect();
     states.sort();
     assert_eq!(states, [("a", &b"1 2 4 "[..]), ("b", b"3 ")]);
 }

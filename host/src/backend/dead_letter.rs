@@ -1,16 +1,32 @@
 //! Dead letters, as statements take them: they are few, and one JSON array holds them all. What a user chose is in
 //! hexadecimal digits.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::{
-    dead_letter::{DeadLetter, Redrive},
+    dead_letter::{DeadLetter, Redrive, Wished},
     error::Result,
     event::EventId,
     parked::ParkedId,
     store::Commit,
     tenant::ConsumerId,
 };
+
+/// What a statement that reads dead letters says of those that are wished.
+pub(super) fn wished(wished: Wished) -> &'static str {
+    match wished {
+        Wished::Either => "",
+        Wished::Yes => "AND redrive_at IS NOT NULL",
+        Wished::AtOnce => "AND redrive_at IS NOT NULL AND redrive_pace IS NULL",
+    }
+}
+
+/// A pace as its column has it, in microseconds.
+pub(super) fn pace_us(pace: Duration) -> Option<i64> {
+    (!pace.is_zero()).then(|| i64::try_from(pace.as_micros()).unwrap_or(i64::MAX))
+}
 
 /// What commits set aside: `[item, tenant, consumer, event, shard, at, metadata, record]` for each; none where there is
 /// nothing.
@@ -25,12 +41,13 @@ pub(super) fn set_aside<'a>(commits: impl Iterator<Item = (usize, &'a Commit)>) 
     Ok((!rows.is_empty()).then(|| Value::from(rows).to_string()))
 }
 
-/// What commits want to be handled again, or not: `[item, tenant, consumer, event, since]` for each; none where there is
-/// nothing.
+/// What commits want to be handled again, or not: `[item, tenant, consumer, event, since, pace]` for each; none where there
+/// is nothing.
 pub(super) fn redrives<'a>(commits: impl Iterator<Item = (usize, &'a Commit)>) -> Option<String> {
     let redrives = commits.flat_map(|(item, commit)| commit.redrives.iter().map(move |one| (item, one)));
-    let row = |(item, Redrive { consumer, event, at }): (usize, &Redrive)| {
-        json!([item, consumer.tenant, consumer.name, hex::encode(event.0.as_bytes()), at.map(|at| at.0)])
+    let row = |(item, Redrive { consumer, event, at, pace }): (usize, &Redrive)| {
+        let (event, since) = (hex::encode(event.0.as_bytes()), at.map(|at| at.0));
+        json!([item, consumer.tenant, consumer.name, event, since, pace_us(*pace)])
     };
     let rows: Vec<Value> = redrives.map(row).collect();
     (!rows.is_empty()).then(|| Value::from(rows).to_string())

@@ -1,5 +1,7 @@
 //! Rows as values, of whichever SQL database: their tables have the same columns.
 
+use std::time::Duration;
+
 use sqlx::{ColumnIndex, Database, Decode, Row, Type};
 
 use crate::{
@@ -104,6 +106,13 @@ pub(super) fn swap(row: &impl Columns) -> sqlx::Result<Swap> {
 
 /// A dead letter, from a row of its table.
 pub(super) fn dead_letter(row: &impl Columns) -> sqlx::Result<DeadLetter> {
+    let pace_us = row.number_or_null("redrive_pace")?.unwrap_or_default();
+    let redrive_pace = Duration::from_micros(u64::try_from(pace_us).unwrap_or_default());
+    Ok(DeadLetter { redrive_pace, ..letter(row)? })
+}
+
+/// The same without its pace: events that wait have none.
+fn letter(row: &impl Columns) -> sqlx::Result<DeadLetter> {
     let id = EventId(bytes(row, "event")?.try_into().map_err(decode)?);
     let redrive_at = row.number_or_null("redrive_at")?.map(Timestamp);
     DeadLetter::read(shard(row)?, id, bytes(row, "metadata")?.into(), redrive_at, &text(row, "record")?).map_err(decode)
@@ -111,13 +120,13 @@ pub(super) fn dead_letter(row: &impl Columns) -> sqlx::Result<DeadLetter> {
 
 /// An event that waits, from a row of its table.
 pub(super) fn parked(row: &impl Columns) -> sqlx::Result<Parked> {
-    Ok(Parked { place: number(row, "place")?, letter: dead_letter(row)? })
+    Ok(Parked { place: number(row, "place")?, letter: letter(row)? })
 }
 
 /// A key that is parked, from its first row, with the places of the first and the last one and their number.
 pub(super) fn parked_key(row: &impl Columns) -> sqlx::Result<ParkedKey> {
     let (first, last, events) = (number(row, "first")?, number(row, "last")?, number(row, "events")?);
-    Ok(ParkedKey { head: dead_letter(row)?, first, last, events })
+    Ok(ParkedKey { head: letter(row)?, first, last, events })
 }
 
 /// A tenant's id, from its column.

@@ -70,7 +70,14 @@ pub enum Verb {
         name: String,
     },
     /// Have some, or all, handled again, each once: those that fail stay, with their new error
-    Redrive(Choice),
+    Redrive {
+        /// Which
+        #[command(flatten)]
+        choice: Choice,
+        /// At most so many a second, all shards together; after a restart the next one comes at once
+        #[arg(long, value_name = "N", value_parser = rate)]
+        rate: Option<f64>,
+    },
     /// Take back the wish to have some, or all, handled again, for those that have not been
     Cancel(Choice),
     /// Forget some, or all, for ever
@@ -138,27 +145,36 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
         }
         Verb::Jobs { name } => {
             let jobs: Vec<Job> = client.get(&format!("/v1/consumers/{}/redrives", escape(&name)), query).await?;
-            ctx.out.list(&jobs, &["job", "left"], |job| vec![job.id.to_string(), job.left.to_string()])?;
+            let rate = |job: &Job| job.rate.map_or("-".to_owned(), |rate| format!("{rate}/s"));
+            ctx.out.list(&jobs, &["job", "left", "rate"], |job| {
+                vec![job.id.to_string(), job.left.to_string(), rate(job)]
+            })?;
         }
-        Verb::Redrive(choice) => {
-            change(ctx, &client, choice, "redrive-dead-letters", ["to be handled again"; 2]).await?
+        Verb::Redrive { choice, rate } => {
+            change(ctx, &client, (choice, rate), "redrive-dead-letters", ["to be handled again"; 2]).await?
         }
         Verb::Cancel(choice) => {
-            change(ctx, &client, choice, "cancel-redrives", ["cancelled", "would be cancelled"]).await?
+            change(ctx, &client, (choice, None), "cancel-redrives", ["cancelled", "would be cancelled"]).await?
         }
         Verb::Purge(choice) => {
-            change(ctx, &client, choice, "purge-dead-letters", ["purged", "would be purged"]).await?
+            change(ctx, &client, (choice, None), "purge-dead-letters", ["purged", "would be purged"]).await?
         }
     }
     Ok(Exit::Ok)
 }
 
 /// Changes some or all; `words` say what was done, and what would be.
-async fn change(ctx: &Ctx, client: &Client, choice: Choice, route: &str, words: [&'static str; 2]) -> Result<()> {
+async fn change(
+    ctx: &Ctx,
+    client: &Client,
+    (choice, rate): (Choice, Option<f64>),
+    route: &str,
+    words: [&'static str; 2],
+) -> Result<()> {
     let Choice { name, events, all, r#match, job, dry_run } = choice;
     let all = all || r#match.is_some() || job.is_some();
     let events = events.into_iter().map(|event| EventId(event.into())).collect();
-    let body = serde_json::to_vec(&Chosen { events, all, r#match, job, dry_run })
+    let body = serde_json::to_vec(&Chosen { events, all, r#match, job, rate, dry_run })
         .map_err(|error| Error::corrupt("a request is not JSON").because(error))?;
     let (path, query) =
         (format!("/v1/consumers/{}/{route}", escape(&name)), vec![("tenant", ctx.tenant().to_string())]);
@@ -166,6 +182,12 @@ async fn change(ctx: &Ctx, client: &Client, choice: Choice, route: &str, words: 
     let [was, would] = words;
     let word = if changed.dry_run { would } else { was };
     ctx.out.object(&changed, |changed| vec![(word, changed.changed.to_string())])
+}
+
+/// A number that can be sent: JSON has no other ones, and says nothing in their place.
+fn rate(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| "not a number of events a second, such as 10 or 0.5".to_owned())
 }
 
 /// What a file holds.

@@ -98,6 +98,7 @@ impl Run<'_> {
             attempts: self.next_row.attempts,
             digest: self.version.factory.digest(),
             redrive_at,
+            redrive_pace: Duration::ZERO,
         };
         let after = self.park(event, Some(letter)).await?;
         self.commit().await.map(|()| after)
@@ -114,6 +115,7 @@ impl Run<'_> {
             attempts: std::mem::take(&mut self.next_row.attempts),
             digest: self.version.factory.digest(),
             redrive_at: None,
+            redrive_pace: Duration::ZERO,
         });
         self.set_aside += 1;
         self.pass(event);

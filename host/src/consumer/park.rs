@@ -82,11 +82,13 @@ impl Run<'_> {
         if self.is_parked_due() {
             return self.retry_parked().await.map(|()| None);
         }
-        if self.is_redriving {
+        if self.redriving.is_due() {
             return self.redrive().await.map(|()| None);
         }
         let next = [self.parking.next_due(), again_at].into_iter().flatten().min();
-        match self.pause(next.map_or(policy::FOREVER, |next| next.since(now))).await? {
+        let wait = next.map_or(policy::FOREVER, |next| next.since(now));
+        let redrive = self.redriving.look_at().map(|at| at.saturating_duration_since(Instant::now()));
+        match self.pause(redrive.map_or(wait, |redrive| redrive.min(wait))).await? {
             After::Again => Ok(None),
             after => Ok(Some(after)),
         }

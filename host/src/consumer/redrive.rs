@@ -3,9 +3,11 @@
 //! Whoever wants it marks the dead letters, in a move that fences the shard: its loop begins anew, and finds them here. What is
 //! marked is in the store, so a restart forgets none of it. A few are handled in each of the loop's turns; what is new goes on.
 
+use tokio::time::Instant;
+
 use super::Run;
 use crate::{
-    dead_letter::{DeadLetter, Letters},
+    dead_letter::{DeadLetter, Letters, Wished},
     error::{Error, Kind, Result},
     handler::{Failure, FailureKind, Handled},
     policy,
@@ -13,6 +15,34 @@ use crate::{
 
 /// How many are handled in a turn.
 const LETTERS_A_TURN: u32 = 16;
+
+/// When what was set aside is looked for.
+pub(super) struct Redriving {
+    /// When to look; never where nothing is left.
+    look_at: Option<Instant>,
+    /// Nothing of a redrive with a pace is handled before.
+    paced_from: Instant,
+}
+
+impl Redriving {
+    /// At once: nobody knows what is there.
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self { look_at: Some(now), paced_from: now }
+    }
+
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.look_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.paced_from > Instant::now()
+    }
+}
 
 impl Run<'_> {
     /// Handles some again: each in a commit of its own, which also takes it from what is set aside, or says why it stays.
@@ -30,22 +60,30 @@ impl Run<'_> {
     }
 
     async fn redrive_some(&mut self) -> Result<()> {
-        let letters = self.due().await?;
-        self.is_redriving = !letters.is_empty();
+        let is_waiting = self.redriving.is_waiting();
+        let letters = self.due(if is_waiting { Wished::AtOnce } else { Wished::Yes }).await?;
+        if letters.is_empty() {
+            self.redriving.look_at = is_waiting.then_some(self.redriving.paced_from);
+        }
         for letter in letters {
-            let has_more = self.is_redriving && !*self.shard.stop.borrow();
+            let has_more = self.redriving.look_at.is_some() && !*self.shard.stop.borrow();
             if !has_more || self.shard.version.has_changed().unwrap_or(false) {
                 break;
             }
+            let pace = letter.redrive_pace.saturating_mul(self.version.spec.shards.count);
             self.handle_again(letter).await?;
+            if !pace.is_zero() {
+                self.redriving.paced_from = Instant::now() + pace;
+                break;
+            }
         }
         // The next turn reads what this one has left.
         self.settle().await
     }
 
     /// The next that are this shard's.
-    async fn due(&mut self) -> Result<Vec<DeadLetter>> {
-        let mut due = Letters { is_due: true, limit: LETTERS_A_TURN, after: None };
+    async fn due(&mut self, wished: Wished) -> Result<Vec<DeadLetter>> {
+        let mut due = Letters { wished, limit: LETTERS_A_TURN, after: None };
         loop {
             let mut letters = self.shard.store.dead_letters(&self.shard.id.consumer, &due).await?;
             let Some(last) = letters.last() else { return Ok(letters) };
@@ -88,7 +126,7 @@ impl Run<'_> {
         self.handler = None;
         if failure.is_of_start {
             // No event would fare better: the next one that comes tells.
-            self.is_redriving = false;
+            self.redriving.look_at = None;
             return Ok(());
         }
         if let FailureKind::Infrastructure(error) = failure.kind {

@@ -1,6 +1,6 @@
 //! What an operator does to a consumer's position: through the same compare as every commit, with a fence of its own.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -145,6 +145,7 @@ impl Host {
                 attempts: from.attempts,
                 digest: from.digest.unwrap_or_else(|| version.factory.digest()),
                 redrive_at: None,
+                redrive_pace: Duration::ZERO,
             };
             let legacy = version.spec.legacy_cursor.as_deref().filter(|legacy| legacy.mirror);
             let mirror = legacy.map(|legacy| Arc::new(legacy.of(&version.spec.shards, index)));

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Clock,
-    dead_letter::{DeadLetter, Letters, Redrive},
+    dead_letter::{DeadLetter, Letters, Redrive, Wished},
     error::{Error, Kind, Result},
     event::{Event, EventId, Timestamp},
     host::Host,
@@ -30,6 +31,10 @@ use super::{
 
 /// Dead letters that one answer holds, and one commit changes, at the most.
 const LETTERS_MAX: u32 = 1_000;
+
+/// Dead letters that a redrive has handled a second: one a day to as many as there can be.
+const RATE_MIN: f64 = 0.00001;
+const RATE_MAX: f64 = 1_000_000.0;
 
 /// Which are asked for.
 #[derive(Deserialize)]
@@ -82,6 +87,9 @@ pub struct Chosen {
     /// Of all, those that are to be handled again since this moment: one redrive's.
     #[serde(default)]
     pub job: Option<Timestamp>,
+    /// At most so many a second, where they are to be handled again.
+    #[serde(default)]
+    pub rate: Option<f64>,
     /// Only to be counted.
     pub dry_run: bool,
 }
@@ -93,6 +101,9 @@ pub struct Job {
     pub id: Timestamp,
     /// Events that are still to be handled again.
     pub left: u64,
+    /// At most so many of them a second.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rate: Option<f64>,
 }
 
 /// Another payload.
@@ -116,8 +127,8 @@ pub struct Changed {
 enum Change {
     /// They are forgotten.
     Purge,
-    /// They are handled again, as is wished since then.
-    Redrive(Timestamp),
+    /// They are handled again, as is wished since then, with so much time between them.
+    Redrive(Timestamp, Duration),
     /// They are not, after all.
     Cancel,
 }
@@ -125,10 +136,11 @@ enum Change {
 impl Change {
     fn of(self, consumer: &ConsumerId, events: Vec<EventId>) -> Commit {
         let id = || consumer.clone();
-        let redrives = |at| events.iter().map(|event| Redrive { consumer: id(), event: event.clone(), at }).collect();
+        let redrive = |event: &EventId, at, pace| Redrive { consumer: id(), event: event.clone(), at, pace };
+        let redrives = |at, pace| events.iter().map(|event| redrive(event, at, pace)).collect();
         match self {
-            Self::Redrive(at) => Commit { redrives: redrives(Some(at)), ..Commit::default() },
-            Self::Cancel => Commit { redrives: redrives(None), ..Commit::default() },
+            Self::Redrive(at, pace) => Commit { redrives: redrives(Some(at), pace), ..Commit::default() },
+            Self::Cancel => Commit { redrives: redrives(None, Duration::ZERO), ..Commit::default() },
             Self::Purge => {
                 Commit { purged: events.into_iter().map(|event| (id(), event)).collect(), ..Commit::default() }
             }
@@ -186,7 +198,7 @@ pub(super) async fn list(
     };
     let limit = query.limit.unwrap_or(LETTERS_MAX).min(LETTERS_MAX);
     let wanted = Match::of(query.r#match.as_deref())?;
-    let mut which = Letters { after, is_due: false, limit };
+    let mut which = Letters { after, limit, ..Letters::default() };
     loop {
         let letters = store.dead_letters(&id, &which).await?;
         let Some(last) = letters.last() else { return Ok(Json(Vec::new())) };
@@ -213,7 +225,7 @@ pub(super) async fn purge(
     Query(query): Query<Tenant>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Changed>, Failure> {
-    Ok(Json(change(&api, &id(query.tenant, &name)?, chosen, |_| Change::Purge).await?))
+    Ok(Json(change(&api, &id(query.tenant, &name)?, chosen, |_, _| Change::Purge).await?))
 }
 
 pub(super) async fn redrive(
@@ -231,7 +243,7 @@ pub(super) async fn cancel(
     Query(query): Query<Tenant>,
     Json(chosen): Json<Chosen>,
 ) -> Result<Json<Changed>, Failure> {
-    Ok(Json(change(&api, &id(query.tenant, &name)?, chosen, |_| Change::Cancel).await?))
+    Ok(Json(change(&api, &id(query.tenant, &name)?, chosen, |_, _| Change::Cancel).await?))
 }
 
 /// The redrives that have something left to do, oldest first.
@@ -242,16 +254,18 @@ pub(super) async fn jobs(
 ) -> Result<Json<Vec<Job>>, Failure> {
     let id = id(query.tenant, &name)?;
     let store = store(&api, &id).await?;
-    let (mut which, mut left) = (Letters { is_due: true, limit: LETTERS_MAX, after: None }, BTreeMap::new());
+    let (mut which, mut left) = (Letters { wished: Wished::Yes, limit: LETTERS_MAX, after: None }, BTreeMap::new());
     loop {
         let letters = store.dead_letters(&id, &which).await?;
         let Some(last) = letters.last() else { break };
         which.after = Some((last.at(), last.event.id.clone()));
-        for at in letters.iter().filter_map(|letter| letter.redrive_at) {
-            *left.entry(at).or_default() += 1;
+        for letter in &letters {
+            let Some(id) = letter.redrive_at else { continue };
+            let rate = (!letter.redrive_pace.is_zero()).then(|| rate_of(letter.redrive_pace));
+            left.entry(id).or_insert(Job { id, left: 0, rate }).left += 1;
         }
     }
-    Ok(Json(left.into_iter().map(|(id, left)| Job { id, left }).collect()))
+    Ok(Json(left.into_values().collect()))
 }
 
 pub(super) async fn edit(
@@ -273,11 +287,33 @@ pub(super) async fn edit(
     Ok(Json(store(&api, &id).await?.dead_letter(&id, &event).await?.into()))
 }
 
-async fn change(api: &Api, id: &ConsumerId, chosen: Chosen, change: impl Fn(Timestamp) -> Change) -> Result<Changed> {
+/// The time between two events of a redrive.
+fn pace_of(rate: f64) -> Result<Duration> {
+    if !(RATE_MIN..=RATE_MAX).contains(&rate) {
+        return Err(Error::invalid(format!("{rate} is no rate"))
+            .help(format!("write how many a second are handled again at the most: {RATE_MIN} to {RATE_MAX}")));
+    }
+    Ok(Duration::from_secs_f64(1.0 / rate))
+}
+
+/// The rate of a pace, as it was said: to six digits.
+fn rate_of(pace: Duration) -> f64 {
+    let rate = 1.0 / pace.as_secs_f64();
+    let scale = 10_f64.powi(5 - rate.log10().floor() as i32);
+    (rate * scale).round() / scale
+}
+
+async fn change(
+    api: &Api,
+    id: &ConsumerId,
+    chosen: Chosen,
+    change: impl Fn(Timestamp, Duration) -> Change,
+) -> Result<Changed> {
     let host = api.host()?;
     let store = store(api, id).await?;
     let now = Clock::System.now();
-    let to = Changing { host, store: &*store, id, change: change(now), dry_run: chosen.dry_run };
+    let pace = chosen.rate.map(pace_of).transpose()?.unwrap_or_default();
+    let to = Changing { host, store: &*store, id, change: change(now, pace), dry_run: chosen.dry_run };
     let changed = match (chosen.all, chosen.events.as_slice()) {
         (true, []) => to.all(&Match::of(chosen.r#match.as_deref())?, chosen.job, now).await?,
         (false, [_, ..]) => to.these(chosen.events).await?,
@@ -313,8 +349,9 @@ impl Changing<'_> {
 
     /// All that were set aside until now: what fails again meanwhile is not meant once more.
     async fn all(&self, wanted: &Match<'_>, job: Option<Timestamp>, until: Timestamp) -> Result<u64> {
-        let is_due = matches!(self.change, Change::Cancel) || job.is_some();
-        let mut which = Letters { is_due, limit: LETTERS_MAX, after: None };
+        let is_wished = matches!(self.change, Change::Cancel) || job.is_some();
+        let wished = if is_wished { Wished::Yes } else { Wished::Either };
+        let mut which = Letters { wished, limit: LETTERS_MAX, after: None };
         // One that fails again while this goes on has another place in the list, and is the same one.
         let mut changed = HashSet::new();
         loop {

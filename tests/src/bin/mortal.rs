@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use tendon::{
     backend::Database,
     committer::Committer,
-    dead_letter::Letters,
+    dead_letter::{Letters, Wished},
     deployment::{Spec, StateScope},
     event::{Cursor, Event},
     handler::{Failure, Handler, HandlerFactory},
@@ -87,7 +87,7 @@ async fn is_over(store: &dyn Store, running: &Running, head: &Cursor) -> anyhow:
     if matches!(standing, Standing::Blocked(_)) {
         return Ok(true);
     }
-    let due = Letters { is_due: true, limit: 1, after: None };
+    let due = Letters { wished: Wished::Yes, limit: 1, after: None };
     let row = store.load(&shard("c")).await;
     Ok(row.is_ok_and(|row| row.cursor == *head) && store.dead_letters(&bench::consumer("c"), &due).await?.is_empty())
 }

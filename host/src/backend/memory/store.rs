@@ -1,6 +1,6 @@
 //! A database in memory as a store.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use super::{Memory, Tables, no_stream};
 use crate::{
     backend::{self, cursor_at},
     changes::{Emit, StateKey, Write},
-    dead_letter::{DeadLetter, Letters, Redrive},
+    dead_letter::{DeadLetter, Letters, Redrive, Wished},
     deployment::Deployment,
     error::{Error, Kind, Result},
     event::{Event, EventId, Timestamp},
@@ -88,7 +88,12 @@ impl Store for Memory {
         let tables = self.tables.lock().await;
         let letters = tables.dead_letters.get(consumer).into_iter().flatten();
         let is_wanted = |(at, letter): &(&(Timestamp, EventId), &DeadLetter)| {
-            which.after.as_ref().is_none_or(|after| *at > after) && (!which.is_due || letter.redrive_at.is_some())
+            which.after.as_ref().is_none_or(|after| *at > after)
+                && match which.wished {
+                    Wished::Either => true,
+                    Wished::Yes => letter.redrive_at.is_some(),
+                    Wished::AtOnce => letter.redrive_at.is_some() && letter.redrive_pace.is_zero(),
+                }
         };
         let mut bytes = 0;
         let fits = |letter: &&DeadLetter| {
@@ -255,11 +260,14 @@ impl Tables {
         }
         for letter in &commit.dead_letters {
             let letters = self.dead_letters.entry(letter.shard.consumer.clone()).or_default();
-            letters.insert((letter.at(), letter.event.id.clone()), DeadLetter { redrive_at: None, ..letter.clone() });
+            let set_aside = DeadLetter { redrive_at: None, redrive_pace: Duration::ZERO, ..letter.clone() };
+            letters.insert((letter.at(), letter.event.id.clone()), set_aside);
         }
-        for Redrive { consumer, event, at } in &commit.redrives {
+        for Redrive { consumer, event, at, pace } in &commit.redrives {
             let letters = self.dead_letters.get_mut(consumer).into_iter().flat_map(|letters| letters.values_mut());
-            letters.filter(|letter| letter.event.id == *event).for_each(|letter| letter.redrive_at = *at);
+            letters.filter(|letter| letter.event.id == *event).for_each(|letter| {
+                (letter.redrive_at, letter.redrive_pace) = (*at, *pace);
+            });
         }
     }
 

@@ -11,11 +11,12 @@ use crate::{
 };
 
 /// Step n leads from version n to n + 1. DDL is not transactional here: a step can be made again after its half.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
 ];
 
 /// The version that this code reads and writes.

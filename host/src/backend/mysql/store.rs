@@ -15,7 +15,7 @@ use super::{
     write,
 };
 use crate::{
-    backend::{CHUNK_BYTES_MAX, no_letter, round, row},
+    backend::{CHUNK_BYTES_MAX, dead_letter::wished, no_letter, round, row},
     dead_letter::{DeadLetter, Letters},
     deployment::Deployment,
     error::{Error, Result},
@@ -57,11 +57,10 @@ const LETTERS: &str = "
     SELECT d.* FROM (
         SELECT event, SUM(bytes) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING) - bytes AS ahead FROM (
             SELECT at, event, LENGTH(metadata) + LENGTH(record) AS bytes FROM tendon_dead_letter
-            WHERE tenant = ? AND consumer = ? AND (at > ? OR at = ? AND event > ?) {due} ORDER BY at, event LIMIT ?
+            WHERE tenant = ? AND consumer = ? AND (at > ? OR at = ? AND event > ?) {wished} ORDER BY at, event LIMIT ?
         ) AS first
     ) AS page JOIN tendon_dead_letter AS d ON d.event = page.event
     WHERE ahead < ? AND d.tenant = ? AND d.consumer = ? ORDER BY d.at, d.event";
-const DUE: &str = "AND redrive_at IS NOT NULL";
 
 /// The keys that are parked: what is first of each, and how many there are.
 const PARKED_KEYS: &str = "
@@ -179,7 +178,7 @@ impl Store for Mysql {
 
     async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>> {
         let (at, event) = which.begin();
-        let sql = LETTERS.replace("{due}", if which.is_due { DUE } else { "" });
+        let sql = LETTERS.replace("{wished}", wished(which.wished));
         let letters = sqlx::query(AssertSqlSafe(sql))
             .bind(consumer.tenant.0.as_str())
             .bind(consumer.name.as_str())

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     backend::{
+        dead_letter::pace_us,
         item, label, overtaken,
         round::{Wanted, wanted},
     },
@@ -37,7 +38,7 @@ const HISTORY: &str = "INSERT INTO tendon_history (tenant, consumer, shard, revi
 const SET_ASIDE: &str = "
     INSERT INTO tendon_dead_letter (tenant, consumer, event, shard, at, metadata, record) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON DUPLICATE KEY UPDATE shard = VALUES(shard), at = VALUES(at), metadata = VALUES(metadata),
-        record = VALUES(record), redrive_at = NULL";
+        record = VALUES(record), redrive_at = NULL, redrive_pace = NULL";
 
 const PARK: &str = "
     INSERT INTO tendon_parked (tenant, consumer, `key`, place, event, shard, at, metadata, record, redrive_at) VALUES ";
@@ -105,9 +106,11 @@ impl Mysql {
                 .await?;
         }
         let redrives = items.iter().flat_map(|item| &item.commit.redrives);
-        let redrives = redrives.map(|Redrive { consumer, event, at }| {
-            let at = at.map_or("NULL".to_owned(), |at| at.0.to_string());
-            (format!("UPDATE tendon_dead_letter SET redrive_at = {at}"), consumer, event)
+        let redrives = redrives.map(|Redrive { consumer, event, at, pace }| {
+            let number = |number: Option<i64>| number.map_or("NULL".to_owned(), |number| number.to_string());
+            let (at, pace) = (number(at.map(|at| at.0)), number(pace_us(*pace)));
+            let what = format!("UPDATE tendon_dead_letter SET redrive_at = {at}, redrive_pace = {pace}");
+            (what, consumer, event)
         });
         self.change_letters(open, "mysql redrives", redrives).await?;
         let purged = items.iter().flat_map(|item| &item.commit.purged);

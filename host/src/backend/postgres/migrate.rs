@@ -8,12 +8,13 @@ use super::failure;
 use crate::{backend::failure::is_older, error::Result};
 
 /// Step n leads from version n to n + 1. DDL is transactional here: a step happens as a whole.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
     include_str!("schema_5.sql"),
+    include_str!("schema_6.sql"),
 ];
 
 /// The version that this code reads and writes.

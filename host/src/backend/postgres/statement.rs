@@ -96,11 +96,12 @@ const SET_ASIDE: &str = ", set_aside AS (
         FROM json_array_elements($37::json) AS l WHERE (l->>0)::int4 IN (SELECT item FROM standing)
         ON CONFLICT (tenant, consumer, event) DO UPDATE
             SET shard = excluded.shard, at = excluded.at, metadata = excluded.metadata, record = excluded.record,
-                redrive_at = NULL
+                redrive_at = NULL, redrive_pace = NULL
     )";
 
 const REDRIVE: &str = ", redriven AS (
-        UPDATE tendon.dead_letter AS d SET redrive_at = (l->>4)::int8 FROM json_array_elements($39::json) AS l
+        UPDATE tendon.dead_letter AS d SET redrive_at = (l->>4)::int8, redrive_pace = (l->>5)::int8
+        FROM json_array_elements($39::json) AS l
         WHERE d.tenant = l->>1 AND d.consumer = l->>2 AND d.event = decode(l->>3, 'hex')
             AND (l->>0)::int4 IN (SELECT item FROM standing)
     )";

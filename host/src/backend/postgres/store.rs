@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, postgres::PgRow};
 
 use super::Postgres;
 use crate::{
-    backend::{CHUNK_BYTES_MAX, no_letter, round, row},
+    backend::{CHUNK_BYTES_MAX, dead_letter::wished, no_letter, round, row},
     dead_letter::{DeadLetter, Letters},
     deployment::Deployment,
     error::{Error, Result},
@@ -44,11 +44,10 @@ const LETTERS: &str = "
     SELECT d.* FROM (
         SELECT event, SUM(bytes) OVER (ORDER BY at, event ROWS UNBOUNDED PRECEDING) - bytes AS ahead FROM (
             SELECT at, event, LENGTH(metadata) + LENGTH(record) AS bytes FROM tendon.dead_letter
-            WHERE tenant = $1 AND consumer = $2 AND (at, event) > ($3, $4) {due} ORDER BY at, event LIMIT $5
+            WHERE tenant = $1 AND consumer = $2 AND (at, event) > ($3, $4) {wished} ORDER BY at, event LIMIT $5
         ) AS first
     ) AS page JOIN tendon.dead_letter AS d ON d.event = page.event
     WHERE ahead < $6 AND d.tenant = $1 AND d.consumer = $2 ORDER BY d.at, d.event";
-const DUE: &str = "AND redrive_at IS NOT NULL";
 
 /// The keys that are parked: what is first of each, and how many there are.
 const PARKED_KEYS: &str = "
@@ -156,7 +155,7 @@ impl Store for Postgres {
 
     async fn dead_letters(&self, consumer: &ConsumerId, which: &Letters) -> Result<Vec<DeadLetter>> {
         let (at, event) = which.begin();
-        let sql = LETTERS.replace("{due}", if which.is_due { DUE } else { "" });
+        let sql = LETTERS.replace("{wished}", wished(which.wished));
         let letters = sqlx::query(AssertSqlSafe(sql))
             .bind(consumer.tenant.0.as_str())
             .bind(consumer.name.as_str())

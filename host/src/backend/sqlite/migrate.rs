@@ -14,12 +14,13 @@ use crate::{
 const APPLICATION_ID: i64 = 0x746e_646e;
 
 /// Step n leads from version n to n + 1.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     include_str!("schema.sql"),
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
     include_str!("schema_5.sql"),
+    include_str!("schema_6.sql"),
 ];
 
 /// The version that this code reads and writes.

@@ -30,7 +30,7 @@ const SET_ASIDE: &str = "
     SELECT value->>1, value->>2, unhex(value->>3), value->>4, value->>5, unhex(value->>6), value->>7 FROM json_each(?1)";
 
 const REDRIVE: &str = "
-    UPDATE dead_letter SET redrive_at = value->>4 FROM json_each(?1)
+    UPDATE dead_letter SET redrive_at = value->>4, redrive_pace = value->>5 FROM json_each(?1)
     WHERE tenant = value->>1 AND consumer = value->>2 AND event = unhex(value->>3)";
 
 const PURGE: &str = "
