@@ -89,7 +89,7 @@ pub enum FailureKind {
     Denied,
     /// The filter has no answer for it: no further attempt, it would have none again.
     Filter,
-    /// The host's process ended at it, twice: no further attempt, it might do so again.
+    /// Two processes of hosts ended at it: no further attempt, a third might.
     Crash,
     /// The store or the host failed it. Not the event's fault.
     Infrastructure(Error),

@@ -142,11 +142,13 @@ pub const FULL: &str = "full";
 
 /// The code of a reason why a shard handles one event at a time.
 pub const SUSPECT: &str = "suspect";
+/// The same, where a host has ended before while that was handled alone.
+pub const SUSPECT_AGAIN: &str = "suspect-again";
 
 /// The reason that a position carries while an event, or the making of a handler, is under suspicion.
-pub fn suspect(event: Option<&EventId>, now: Timestamp) -> Reason {
+pub fn suspect(code: &str, event: Option<&EventId>, now: Timestamp) -> Reason {
     let message = "a host has ended at work: what it may have been at is handled one by one".to_owned();
-    Reason { code: SUSPECT.to_owned(), message, event: event.cloned(), since: now, retry_at: None, logs: String::new() }
+    Reason { code: code.to_owned(), message, event: event.cloned(), since: now, retry_at: None, logs: String::new() }
 }
 
 /// A wait that something else ends.

@@ -103,7 +103,7 @@ pub enum Status {
 /// Why a shard stands still, or is trying again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// One of the codes of [`FailureKind`](crate::handler::FailureKind), or `paused`, `full`, `suspect`.
+    /// One of the codes of [`FailureKind`](crate::handler::FailureKind), or `paused`, `full`, `suspect`, `suspect-again`.
     pub code: String,
     /// What happened, for the operator; a trap's has its backtrace.
     pub message: String,

@@ -1,7 +1,8 @@
 //! What follows when a host has ended at work: the events that it may have ended of are handled alone, and the row says which
-//! one it is. Should the host end once more, that one is known, and is not handled a third time.
+//! one it is. One that was handled alone when two hosts ended is not given to a third.
 //!
-//! It costs a commit for each of these events, and nothing where hosts end in order: those give their rows back.
+//! A host that is killed for another reason ends at some event, too, but hardly twice at the same. It costs a commit for
+//! each of these events, and nothing where hosts end in order: those give their rows back.
 
 use super::Run;
 use crate::{
@@ -19,7 +20,9 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Suspicion {
     /// At what it ended while nothing else was going on: an event, or the making of a handler.
-    blamed: Option<Option<EventId>>,
+    accused: Option<Option<EventId>>,
+    /// Whether another one had before.
+    is_again: bool,
     /// Events that are still to be handled alone: what a host gathers between two commits.
     left: u32,
     /// Where the stream ended when this began: what a host may have been at before is not behind it.
@@ -30,11 +33,13 @@ impl Suspicion {
     /// What the row tells that was there before this host took it.
     pub(super) async fn of(before: Option<&Position>, batch: &BatchPolicy, source: &dyn Source) -> Result<Self> {
         let Some(row) = before.filter(|row| row.owner.has_died()) else { return Ok(Self::default()) };
-        let suspect = row.reason.as_ref().filter(|reason| reason.code == policy::SUSPECT);
+        let code_is = |reason: &Reason, codes: &[&str]| codes.contains(&reason.code.as_str());
+        let suspect = row.reason.as_ref().filter(|reason| code_is(reason, &[policy::SUSPECT, policy::SUSPECT_AGAIN]));
         tracing::warn!(shard = %row.shard, owner = %row.owner, event = ?suspect.map(|reason| &reason.event),
             "a host has ended at work: what it may have been at is handled one by one");
-        let until = source.head().await?;
-        Ok(Self { blamed: suspect.map(|reason| reason.event.clone()), left: batch.max, until })
+        let is_again = suspect.is_some_and(|reason| code_is(reason, &[policy::SUSPECT_AGAIN]));
+        let accused = suspect.map(|reason| reason.event.clone());
+        Ok(Self { accused, is_again, left: batch.max, until: source.head().await? })
     }
 
     /// Nothing is ready at this place: nothing may be left of what the host was at.
@@ -46,7 +51,7 @@ impl Suspicion {
 
     /// Another component may do better.
     pub(super) fn acquit(&mut self) {
-        self.blamed = None;
+        self.accused = None;
     }
 
     /// Whether events are handled alone.
@@ -54,17 +59,21 @@ impl Suspicion {
         self.left > 0
     }
 
-    fn blames(&self, event: Option<&EventId>) -> bool {
-        self.blamed.as_ref().is_some_and(|blamed| blamed.as_ref() == event)
+    fn accuses(&self, event: Option<&EventId>) -> bool {
+        self.accused.as_ref().is_some_and(|accused| accused.as_ref() == event)
+    }
+
+    fn convicts(&self, event: Option<&EventId>) -> bool {
+        self.is_again && self.accuses(event)
     }
 }
 
 impl Run<'_> {
-    /// Calls with the first of the events alone, unless it has ended a host before.
+    /// Calls with the first of the events alone, unless it has ended two hosts before.
     pub(super) async fn call_alone(&mut self, events: &[Event]) -> Result<Handled> {
         let Some(event) = events.first() else { return Ok(Handled::default()) };
         if self.handler.is_none() {
-            if self.suspicion.blames(None) {
+            if self.suspicion.convicts(None) {
                 return Ok(crashed("a handler was made", true));
             }
             let kept = self.suspect(None).await?;
@@ -74,7 +83,7 @@ impl Run<'_> {
                 return Ok(Handled { failure, ..Handled::default() });
             }
         }
-        if self.suspicion.blames(Some(&event.id)) {
+        if self.suspicion.convicts(Some(&event.id)) {
             return Ok(crashed("this event was handled", false));
         }
         let kept = self.suspect(Some(&event.id)).await?;
@@ -86,7 +95,8 @@ impl Run<'_> {
 
     /// Writes into the row what is about to be done alone. What it said before is given back.
     async fn suspect(&mut self, event: Option<&EventId>) -> Result<Option<Reason>> {
-        let kept = self.next_row.reason.replace(policy::suspect(event, self.shard.clock.now()));
+        let code = if self.suspicion.accuses(event) { policy::SUSPECT_AGAIN } else { policy::SUSPECT };
+        let kept = self.next_row.reason.replace(policy::suspect(code, event, self.shard.clock.now()));
         self.row_is_due = true;
         self.commit().await?;
         self.settle().await?;
@@ -104,8 +114,8 @@ impl Run<'_> {
 
 fn crashed(what: &str, is_of_start: bool) -> Handled {
     let message = format!(
-        "the host process has ended twice while {what}, the second time with nothing else of this shard at work: it is not done \
-         a third time. The host's log and the system's (out of memory?) may tell why"
+        "two host processes have ended while {what} and nothing else of this shard: it is not done a third time. The hosts' logs \
+         and the system's (out of memory?) may tell why"
     );
     let failure =
         Failure { kind: FailureKind::Crash, index: 0, message, after: None, logs: String::new(), is_of_start };
