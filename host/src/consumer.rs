@@ -19,7 +19,13 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use self::{failure::After, parking::Parking, redrive::Redriving, share::Share, suspect::Suspicion};
+use self::{
+    failure::After,
+    parking::Parking,
+    redrive::Redriving,
+    share::Share,
+    suspect::{Suspicion, Turn},
+};
 use crate::{
     batch::{self, Gathered},
     changes::Changes,
@@ -122,6 +128,7 @@ struct Run<'a> {
     parked_events_max: usize,
     in_flight: InFlight,
     suspicion: Suspicion,
+    turn: Option<Turn>,
 }
 
 impl<'a> Run<'a> {
@@ -166,6 +173,7 @@ impl<'a> Run<'a> {
             parked_events_max: usize::MAX,
             in_flight: InFlight::default(),
             suspicion,
+            turn: None,
         };
         run.adopt(version);
         run.shard.adopted.send_replace(run.version.epoch);

@@ -147,6 +147,20 @@ async fn an_event_that_was_there_when_a_host_ended_is_handled() {
     left.all_but(&[]);
 }
 
+/// Of two that were alone in their shards when hosts ended one has nothing to do with it.
+#[tokio::test]
+async fn an_event_is_not_blamed_for_what_another_consumer_s_does() {
+    let mortals = Mortals::new().await;
+    assert_eq!(mortals.deaths("dead-letter", &["20", "slow"]), 3);
+    let left = mortals.left().await;
+    assert_eq!(ids_and_codes(&left.letters), [("20", "crash")]);
+    let database = Database::open(&mortals.place.url(), Options::default()).await.unwrap();
+    let row = database.store().load(&shard("slow")).await.unwrap();
+    assert_eq!((row.cursor, row.status), (left.row.cursor, Status::Running));
+    let all = Letters { limit: 100, ..Letters::default() };
+    assert!(database.store().dead_letters(&consumer("slow"), &all).await.unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn another_component_is_given_the_event_that_ended_hosts_under_the_one_before() {
     let mortals = Mortals::new().await;

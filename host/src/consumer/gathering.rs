@@ -128,6 +128,9 @@ impl Run<'_> {
         if commit.queued > 0 || commit.unqueued > 0 {
             self.parking.show();
         }
+        if self.in_flight.is_empty() {
+            self.turn = None;
+        }
         if let Some(handler) = self.handler.as_mut().filter(|_| self.in_flight.is_empty()) {
             handler.committed();
             metrics.memory_bytes.set(i64::try_from(handler.memory_bytes()).unwrap_or(i64::MAX));

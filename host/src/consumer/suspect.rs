@@ -1,8 +1,11 @@
 //! What follows when a host has ended at work: the events that it may have ended of are handled alone, and the row says which
 //! one it is. One that was handled alone when two hosts ended is not given to a third.
 //!
-//! A host that is killed for another reason ends at some event, too, but hardly twice at the same. It costs a commit for
-//! each of these events, and nothing where hosts end in order: those give their rows back.
+//! A host that is killed for another reason ends at some event, too, but hardly twice at the same. Shards go through what is
+//! suspected side by side; what a second host ended at they handle in turn, so that one has nothing to do with what another's
+//! event does. It costs a commit for each of these events, and nothing where hosts end in order: those give their rows back.
+
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::Run;
 use crate::{
@@ -15,6 +18,12 @@ use crate::{
     source::Source,
     store::{Position, Reason},
 };
+
+/// Whose turn it is, of all shards of the process, to handle what it is accused of.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// A turn: it lasts until the row no longer says so.
+pub(super) type Turn = MutexGuard<'static, ()>;
 
 /// What a host may have ended of.
 #[derive(Default)]
@@ -95,11 +104,17 @@ impl Run<'_> {
 
     /// Writes into the row what is about to be done alone. What it said before is given back.
     async fn suspect(&mut self, event: Option<&EventId>) -> Result<Option<Reason>> {
-        let code = if self.suspicion.accuses(event) { policy::SUSPECT_AGAIN } else { policy::SUSPECT };
+        let is_accused = self.suspicion.accuses(event);
+        let turn = match self.turn.take() {
+            None if is_accused => Some(TURN.lock().await),
+            turn => turn,
+        };
+        let code = if is_accused { policy::SUSPECT_AGAIN } else { policy::SUSPECT };
         let kept = self.next_row.reason.replace(policy::suspect(code, event, self.shard.clock.now()));
         self.row_is_due = true;
         self.commit().await?;
         self.settle().await?;
+        self.turn = turn.filter(|_| is_accused);
         // It is no longer true once this is over.
         self.row_is_due = true;
         Ok(kept)

@@ -1,5 +1,6 @@
 //! `mortal URL POLICY VERSION [EVENT ...]`: a host whose process ends, as if by a crash, whenever its handler is given one of
-//! the named events, or, named `init`, whenever a handler is made. It runs one consumer, whose state is by key, until nothing is left to do, and stops in order.
+//! the named events, or, named `init`, whenever a handler is made. It runs a consumer, whose state is by key, until nothing is
+//! left to do, and stops in order. With the word `slow` another one runs beside it, which takes its time for its first event.
 //!
 //! A sandboxed guest must not be able to do that to a host; what is left are bugs, and memory that runs out.
 
@@ -41,6 +42,18 @@ impl Logic for Mortal {
     }
 }
 
+/// Harmless, and always at its first event when something happens to the host.
+struct Slow;
+
+impl Logic for Slow {
+    async fn handle(&self, event: &Event, _: &mut View) -> Result<(), Failure> {
+        if &*event.id.0 == "1" {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        Ok(())
+    }
+}
+
 /// Makes handlers, unless that is what ends the process.
 struct Makes(Arc<dyn HandlerFactory>, bool);
 
@@ -68,26 +81,37 @@ async fn main() -> anyhow::Result<()> {
     let spec = Arc::new(Spec { retry, state: StateScope::Key, ..bench::spec(stream("in")) });
     let handlers = Native::new(version, Mortal(fatal.to_vec()));
     let factory = Arc::new(Makes(handlers, fatal.iter().any(|word| word == "init")));
-    let version = Version { epoch: Epoch(1), spec, factory };
+    let version = Version { epoch: Epoch(1), spec: spec.clone(), factory };
     let tailer = Tailer::start(database.source(&stream("in")).await?);
-    let running = Running::start("c", &database, Committer::start(database.store()), tailer.clone(), version)?;
-    let head = tailer.source().head().await?;
-    while !is_over(&*database.store(), &running, &head).await? {
-        tokio::time::sleep(Duration::from_millis(2)).await;
+    let committer = Committer::start(database.store());
+    let mut all = vec![("c", version)];
+    if fatal.iter().any(|word| word == "slow") {
+        all.insert(0, ("slow", Version { epoch: Epoch(1), spec, factory: Native::new("slow", Slow) }));
     }
-    running.stop().await;
+    let start =
+        |(name, version)| Ok((name, Running::start(name, &database, committer.clone(), tailer.clone(), version)?));
+    let all: Vec<(&str, Running)> = all.into_iter().map(start).collect::<anyhow::Result<_>>()?;
+    let head = tailer.source().head().await?;
+    for (name, running) in &all {
+        while !is_over(&*database.store(), name, running, &head).await? {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    for (_, running) in all {
+        running.stop().await;
+    }
     database.close().await;
     Ok(())
 }
 
 /// Whether everything is handled, or the consumer stands.
-async fn is_over(store: &dyn Store, running: &Running, head: &Cursor) -> anyhow::Result<bool> {
+async fn is_over(store: &dyn Store, name: &str, running: &Running, head: &Cursor) -> anyhow::Result<bool> {
     let standing = running.supervised.standing();
     ensure!(!matches!(standing, Standing::Stalled { .. }), "{standing:?}");
     if matches!(standing, Standing::Blocked(_)) {
         return Ok(true);
     }
     let due = Letters { wished: Wished::Yes, limit: 1, after: None };
-    let row = store.load(&shard("c")).await;
-    Ok(row.is_ok_and(|row| row.cursor == *head) && store.dead_letters(&bench::consumer("c"), &due).await?.is_empty())
+    let row = store.load(&shard(name)).await;
+    Ok(row.is_ok_and(|row| row.cursor == *head) && store.dead_letters(&bench::consumer(name), &due).await?.is_empty())
 }
