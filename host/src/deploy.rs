@@ -18,7 +18,7 @@ use crate::{
     runtime::{Engine, GuestFactory},
     shard::Version,
     start,
-    store::{Commit, Digest, Epoch, Rewrite, Scope, Store},
+    store::{Commit, Digest, Epoch, Rewrite, Store},
     tenant::{ConsumerId, ShardId},
     topology::{self, Marks, Past},
     view::{View, ViewSpec},
@@ -286,9 +286,6 @@ pub fn check_change(active: &Spec, proposed: &Spec, consumer: &ConsumerId) -> Re
         ))
         .help("leave `shards` as they are, or set `mirror = false`: then there is no way back to reflex"));
     }
-    if active.state != proposed.state && active.state == StateScope::Key {
-        return refuse("state", &active.state.word(), &proposed.state.word());
-    }
     Ok(())
 }
 
@@ -300,24 +297,15 @@ fn divides(active: &Spec, proposed: &Spec) -> bool {
 
 /// Refuses to leave a state behind that nobody would see any more, or that would be another shard's.
 async fn check_state(store: &dyn Store, active: &Spec, Proposal { consumer, spec, .. }: &Proposal) -> Result<()> {
-    let parts = match (active.state, spec.state) {
-        (StateScope::Key, _) | (StateScope::Consumer, StateScope::Consumer) => 0..0,
-        (StateScope::Consumer, _) => 0..1,
-        (StateScope::Shard, _) => 0..active.shards.count,
-    };
-    for index in parts {
-        let part = active.state.part(index);
-        let scope = Scope { consumer: consumer.clone(), part };
-        if !store.scan(&scope, "", None, 1).await?.is_empty() {
-            let (kept, name) = (active.state.word(), &consumer.name);
-            return Err(Error::invalid(format!(
-                "{consumer} has a state by {kept}, which other shards cannot take over"
-            ))
-            .help(format!(
+    let stays = active.state == spec.state && active.state != StateScope::Shard;
+    if !stays && store.has_state(consumer).await? {
+        let (kept, name) = (active.state.word(), &consumer.name);
+        return Err(Error::invalid(format!("{consumer} has a state by {kept}, which others cannot take over")).help(
+            format!(
                 "leave `shards` and `state` as they are; or, where the state may go: `tendon consumer pause {name}`, `tendon \
                  consumer reset {name} --to … --state clear --emits suppress`, then change the config and resume it"
-            )));
-        }
+            ),
+        ));
     }
     Ok(())
 }

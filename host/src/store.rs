@@ -302,6 +302,9 @@ pub trait Store: Send + Sync {
     /// At most `limit` entries whose keys begin with `prefix` and come after `after`, in the order of the keys' bytes.
     async fn scan(&self, scope: &Scope, prefix: &str, after: Option<&str>, limit: u32) -> Result<Vec<(Key, Bytes)>>;
 
+    /// Whether a consumer has any state, whatever part it is in.
+    async fn has_state(&self, consumer: &ConsumerId) -> Result<bool>;
+
     /// Writes commits, in one transaction where that is possible. The answers are in the order of the commits.
     async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>>;
 

@@ -92,6 +92,10 @@ impl Store for FaultyStore {
         self.fault.through(self.inner.scan(scope, prefix, after, limit)).await
     }
 
+    async fn has_state(&self, consumer: &ConsumerId) -> Result<bool> {
+        self.fault.through(self.inner.has_state(consumer)).await
+    }
+
     async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
         let now = self.fault.is_now();
         let fail = |kind, text: &str| commits.iter().map(|_| Err(Error::new(kind, text))).collect();

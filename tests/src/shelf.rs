@@ -63,6 +63,10 @@ impl Store for Shelf {
         self.value().await.map(|_| Vec::new())
     }
 
+    async fn has_state(&self, _: &ConsumerId) -> Result<bool> {
+        Err(broken())
+    }
+
     async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
         commits.iter().map(|_| Err(broken())).collect()
     }

@@ -64,6 +64,29 @@ pub async fn tenants_consumers_shards_and_parts_are_blind_to_each_other<P: Place
     assert_eq!((order.len(), order), (3, sorted));
 }
 
+/// Any entry counts, in whatever part; what was deleted does not.
+pub async fn whether_a_consumer_has_any_state_is_known<P: Place>() {
+    let place = P::fresh().await;
+    let store = place.open().await.store();
+    let put = async |owner: &str, part: &str, value: Option<&[u8]>| {
+        let changes = writes(&consumer(owner), part, [("k", value), ("l", value)]);
+        commit(&*store, Commit { changes, ..Commit::default() }).await.unwrap();
+    };
+    assert!(!store.has_state(&consumer("c")).await.unwrap());
+    put("other", "p", Some(b"1")).await;
+    put("c", "p", None).await;
+    assert!(!store.has_state(&consumer("c")).await.unwrap());
+    for part in ["", "p", "q"] {
+        put("c", part, Some(b"")).await;
+        assert!(store.has_state(&consumer("c")).await.unwrap(), "an empty value is one");
+        assert!(place.open().await.store().has_state(&consumer("c")).await.unwrap());
+        put("c", part, None).await;
+        assert!(!store.has_state(&consumer("c")).await.unwrap(), "{part}");
+        assert!(!place.open().await.store().has_state(&consumer("c")).await.unwrap(), "{part}");
+    }
+    assert!(store.has_state(&consumer("other")).await.unwrap());
+}
+
 /// By the bytes of the keys, by prefix, after a key, a page at a time.
 pub async fn a_scan_is_in_the_order_of_bytes<P: Place>() {
     let place = P::fresh().await;

@@ -54,6 +54,7 @@ conformance! {
         store_suite::a_loser_takes_nobody_with_it;
         store_suite::many_shards_share_a_call;
         state_suite::tenants_consumers_shards_and_parts_are_blind_to_each_other;
+        state_suite::whether_a_consumer_has_any_state_is_known;
         state_suite::a_scan_is_in_the_order_of_bytes;
         state_suite::keys_are_read_in_the_order_asked_and_deleted;
         state_suite::values_of_any_bytes_survive_up_to_their_limit;

@@ -174,6 +174,26 @@ fn a_state_that_other_shards_cannot_take_over_stays_where_it_is() {
     assert_eq!(whose.status.code(), Some(2), "{whose:?}");
 }
 
+#[test]
+fn a_state_by_key_may_become_another_once_it_is_cleared() {
+    let by = |scope: &str| config(&format!("state = \"{scope}\""));
+    let project = Project::new(&by("key"));
+    let host = project.host();
+    import(&project, "a.jsonl", appends(24));
+    project.at_head("24");
+    project.write("tendon.toml", by("consumer"));
+    assert!(host.line("refused subject").contains("has a state by key"));
+    let cleared = ["consumer", "reset", "subject", "--to", "latest", "--state", "clear", "--emits", "suppress"];
+    assert!(project.run(&cleared).status.success());
+    // What was refused is looked at again when the file changes.
+    project.write("tendon.toml", by("consumer") + "\n");
+    host.line("subject");
+    import(&project, "b.jsonl", appends(3));
+    project.at_head("27");
+    assert_eq!(project.json(&["consumer", "show", "subject"])["spec"]["state"], "consumer");
+    assert_eq!(project.ids(None), [25, 26, 27]);
+}
+
 /// While a producer appends, one shard is blocked, and one is far behind because its events take long.
 #[test]
 fn a_consumer_is_divided_anew_under_load_with_one_shard_blocked_and_one_far_behind() {

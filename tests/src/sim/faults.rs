@@ -95,6 +95,10 @@ impl Store for FaultyStore {
         self.inner.scan(scope, prefix, after, limit).await
     }
 
+    async fn has_state(&self, consumer: &ConsumerId) -> Result<bool> {
+        self.inner.has_state(consumer).await
+    }
+
     async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
         let fail = |kind| commits.iter().map(|_| Err(Error::new(kind, "injected: the answer is lost"))).collect();
         if self.faults.strike("commit", 20).await {

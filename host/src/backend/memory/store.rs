@@ -56,6 +56,10 @@ impl Store for Memory {
         Ok(rows.filter(|(key, _)| after.is_none_or(|after| **key > *after)).take(limit as usize).collect())
     }
 
+    async fn has_state(&self, consumer: &ConsumerId) -> Result<bool> {
+        Ok(self.tables.lock().await.state.keys().any(|(owner, _)| owner == consumer))
+    }
+
     async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
         let mut tables = self.tables.lock().await;
         let mut shards = HashSet::new();

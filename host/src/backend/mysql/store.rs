@@ -152,6 +152,12 @@ impl Store for Mysql {
         rows.into_iter().map(entry).collect()
     }
 
+    async fn has_state(&self, consumer: &ConsumerId) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM tendon_state WHERE tenant = ? AND consumer = ?)";
+        let found = sqlx::query_scalar(sql).bind(consumer.tenant.0.as_str()).bind(consumer.name.as_str());
+        found.fetch_one(&self.0.readers).await.map_err(|error| self.failed("read state from", error))
+    }
+
     async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
         round::write(self, commits).await
     }

@@ -133,6 +133,12 @@ impl Store for Postgres {
         rows.into_iter().map(entry).collect()
     }
 
+    async fn has_state(&self, consumer: &ConsumerId) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM tendon.state WHERE tenant = $1 AND consumer = $2)";
+        let found = sqlx::query_scalar(sql).bind(consumer.tenant.0.as_str()).bind(consumer.name.as_str());
+        found.fetch_one(&self.0.readers).await.map_err(|error| self.failed("read state from", error))
+    }
+
     async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
         round::write(self, commits).await
     }

@@ -6,7 +6,7 @@
 //! that was written many times is folded once. What is not folded yet is held here too, so that nothing reads the log
 //! but a host that starts, or that finds that another process has written.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -87,6 +87,15 @@ impl Recent {
         let wanted = |key: &Key| key.starts_with(prefix) && after.is_none_or(|after| &**key > after);
         let entries = self.part(scope).into_iter().flatten().filter(|(key, _)| wanted(key));
         (entries.map(|(key, value)| (key.clone(), shared(value))).collect(), self.reloads)
+    }
+
+    /// Whether a value of a consumer is held, and the keys of which it is held that there is none. With it the mark.
+    pub(super) fn of(&self, consumer: &ConsumerId) -> (bool, HashSet<StateKey>, u64) {
+        let parts = self.entries.get(consumer).into_iter().flatten();
+        let all = parts.flat_map(|(part, entries)| entries.iter().map(move |(key, value)| (part, key, value)));
+        let (set, deleted): (Vec<_>, Vec<_>) = all.partition(|(.., value)| value.is_some());
+        let key = |(part, key, _): (&ByteString, &Key, _)| StateKey { part: part.clone(), key: key.clone() };
+        (!set.is_empty(), deleted.into_iter().map(key).collect(), self.reloads)
     }
 
     fn part(&self, scope: &Scope) -> Option<&Entries> {

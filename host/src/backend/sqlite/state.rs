@@ -13,10 +13,11 @@ use super::{
     transaction::Transaction,
 };
 use crate::{
-    changes::latest,
+    changes::{StateKey, latest},
     error::{Error, Result},
     scan,
     store::{Key, Scope},
+    tenant::ConsumerId,
 };
 
 const LOG: &str = "INSERT INTO state_log (writes) VALUES (?)";
@@ -56,6 +57,26 @@ impl Sqlite {
             let newest = sqlx::query_scalar(NEWEST).fetch_one(&self.0.readers).await;
             if self.recent().covers(newest.map_err(|error| self.failed("read state from", error))?, mark) {
                 return Ok(found);
+            }
+            self.catch_up().await?;
+        }
+    }
+
+    /// Whether there is any entry of a consumer: one that is held, or one of the table that is not held as deleted.
+    pub(super) async fn any_entry(&self, consumer: &ConsumerId) -> Result<bool> {
+        let failed = |error| self.failed("read state from", error);
+        loop {
+            let (is_set, deleted, mark) = self.recent().of(consumer);
+            let some = sqlx::query_as("SELECT part, key FROM state WHERE tenant = ? AND consumer = ? LIMIT ?")
+                .bind(consumer.tenant.0.as_str())
+                .bind(consumer.name.as_str())
+                .bind(i64::try_from(deleted.len() + 1).unwrap_or(i64::MAX));
+            let some: Vec<(String, String)> = some.fetch_all(&self.0.readers).await.map_err(failed)?;
+            let key = |(part, key): (String, String)| StateKey { part: part.into(), key: key.into() };
+            let is_there = is_set || some.into_iter().any(|place| !deleted.contains(&key(place)));
+            let newest = sqlx::query_scalar(NEWEST).fetch_one(&self.0.readers).await;
+            if self.recent().covers(newest.map_err(failed)?, mark) {
+                return Ok(is_there);
             }
             self.catch_up().await?;
         }

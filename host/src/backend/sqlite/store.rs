@@ -98,6 +98,10 @@ impl Store for Sqlite {
         self.entries(scope, prefix, after, limit).await
     }
 
+    async fn has_state(&self, consumer: &ConsumerId) -> Result<bool> {
+        self.any_entry(consumer).await
+    }
+
     async fn commit(&self, commits: &[Commit]) -> Vec<Result<Committed>> {
         round::write(self, commits).await
     }
