@@ -88,7 +88,7 @@ impl fmt::Display for Notice {
                 }
             }
             Self::Divided { consumer, from, to } if from == to => {
-                write!(f, "divided {} anew, by another key", consumer.name)
+                write!(f, "divided {} anew, by another key or with another state", consumer.name)
             }
             Self::Divided { consumer, from, to } => write!(f, "divided {} anew: {from} → {to} shards", consumer.name),
             Self::Refused { consumer, running, error } => {

@@ -121,6 +121,18 @@ impl Running {
 
     /// Starts one of its shards.
     pub fn start_shard(
+        shard: (&str, u32),
+        database: &Database,
+        committer: Committer,
+        tailer: Arc<Tailer>,
+        version: Version,
+    ) -> Result<Self> {
+        Self::start_by(Clock::System, shard, database, committer, tailer, version)
+    }
+
+    /// The same, by another clock.
+    pub fn start_by(
+        clock: Clock,
         (text, index): (&str, u32),
         database: &Database,
         committer: Committer,
@@ -136,7 +148,7 @@ impl Running {
             store: store.clone(),
             committer,
             tailer,
-            clock: Clock::System,
+            clock,
             metrics: metrics.clone(),
             version: ends.version,
             poke: ends.poke,

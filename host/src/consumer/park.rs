@@ -12,6 +12,7 @@ use crate::{
     parked::Parked,
     policy::{self, Decision, OnExhausted},
     shard::Stop,
+    store::Reason,
 };
 
 /// Events of a key that are read at once.
@@ -179,6 +180,11 @@ impl Run<'_> {
 
     /// It waits no longer, once the commit stands that is being gathered.
     fn unpark(&mut self, parked: &Parked) {
+        let is_of_it = |reason: &Reason| reason.event.as_ref() == Some(parked.event());
+        if self.next_row.reason.take_if(|reason| is_of_it(reason)).is_some() {
+            // It could not be begun with, and now has been.
+            self.next_row.attempts = 0;
+        }
         self.unparked.push(parked.id());
         self.row_is_due = true;
         self.parking.pop(parked, self.shard.clock.now());
@@ -187,8 +193,14 @@ impl Run<'_> {
     /// Whether there is more to do with its key now.
     async fn failed_parked(&mut self, failure: Failure, undone: usize, parked: &Parked) -> Result<bool> {
         if failure.is_of_start {
-            // No event is at fault, and none would fare better.
-            return Err(Error::unavailable(format!("a handler cannot be made: {}", failure.message)));
+            // No event is at fault, and none would fare better: the shard itself waits, and in the end stands.
+            let event = &parked.letter.event;
+            if let After::Stop(Stop::Blocked(_)) = Box::pin(self.failed(failure, 0, event)).await? {
+                self.commit().await?;
+                self.settle().await?;
+                return Err(Error::fenced(format!("{} is blocked from here on", self.shard.id)));
+            }
+            return Ok(false);
         }
         if let FailureKind::Infrastructure(error) = failure.kind {
             return Err(error);
