@@ -274,3 +274,28 @@ pub async fn a_deployment_is_activated_only_after_the_one_it_was_made_from<P: Pl
     let other = Commit { deployment: Some((other, Bytes::from("one"))), follows: Some(Epoch(0)), ..Commit::default() };
     commit(&*store, other).await.unwrap();
 }
+
+/// Of several that were made from the same one, at once, on connections of their own.
+pub async fn of_deployments_at_once_one_is_activated<P: Place>() {
+    let place = P::fresh().await;
+    let databases = [place.open().await, place.open().await, place.open().await];
+    let mut newest = Epoch(0);
+    for round in 0..15_u8 {
+        let deploy = async |n: u8, database: &Database| {
+            let component = vec![round, n];
+            let deployment = deployment(&consumer("c"), &component);
+            let deployment = Some((deployment, Bytes::from(component)));
+            commit(&*database.store(), Commit { deployment, follows: Some(newest), ..Commit::default() }).await
+        };
+        let [a, b, c] = &databases;
+        let answers = tokio::join!(deploy(0, a), deploy(1, b), deploy(2, c));
+        let answers = [answers.0, answers.1, answers.2];
+        let activated: Vec<Epoch> =
+            answers.iter().filter_map(|answer| answer.as_ref().ok()).filter_map(|committed| committed.epoch).collect();
+        let refused =
+            answers.iter().filter(|answer| matches!(answer, Err(error) if error.kind() == Kind::Fenced)).count();
+        assert_eq!((activated.len(), refused), (1, 2), "round {round}: {answers:?}");
+        newest = activated[0];
+    }
+    assert_eq!(databases[0].store().deployments().await.unwrap()[0].epoch, newest);
+}

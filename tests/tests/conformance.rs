@@ -72,6 +72,7 @@ conformance! {
         rewrite_suite::a_consumer_that_is_gone_has_nothing;
         rewrite_suite::a_crash_in_a_rewrite_leaves_old_or_new;
         rewrite_suite::a_deployment_is_activated_only_after_the_one_it_was_made_from;
+        rewrite_suite::of_deployments_at_once_one_is_activated;
         store_suite::emitted_events_are_in_their_streams_in_order;
         store_suite::an_event_key_is_appended_once;
         store_suite::fences_and_epochs_are_never_drawn_twice;

@@ -51,6 +51,8 @@ const COMPONENT: &str = "INSERT INTO tendon_component (digest, piece, bytes) VAL
 const COMPONENT_END: &str = " ON DUPLICATE KEY UPDATE piece = VALUES(piece)";
 const PIECE_BYTES: usize = 256 * 1024;
 
+/// A row that is always there: where a consumer has no deployment yet there is nothing of its own to lock.
+const TURN: &str = "SELECT value FROM tendon_counter WHERE id = 1 FOR UPDATE";
 const NEWEST_DEPLOYMENT: &str =
     "SELECT epoch FROM tendon_deployment WHERE tenant = ? AND consumer = ? ORDER BY epoch DESC
     LIMIT 1 FOR UPDATE";
@@ -189,6 +191,7 @@ impl Mysql {
                 continue;
             };
             if let Some(follows) = item.commit.follows {
+                sqlx::query(TURN).execute(open.connection()).await?;
                 let newest = sqlx::query_scalar(NEWEST_DEPLOYMENT)
                     .bind(deployment.consumer.tenant.0.as_str())
                     .bind(deployment.consumer.name.as_str());

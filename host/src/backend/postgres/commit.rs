@@ -5,7 +5,11 @@ use std::{
     time::Duration,
 };
 
-use sqlx::postgres::PgRow;
+use sqlx::{
+    PgConnection,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 use tokio::time::sleep;
 
 use super::{Log, Postgres, failure, statement::statement};
@@ -19,7 +23,7 @@ use crate::{
     error::Result,
     event::EventKey,
     store::{Commit, Committed, Duplicates, Position, Rewrite},
-    tenant::{ShardId, StreamId},
+    tenant::{ConsumerId, ShardId, StreamId},
 };
 
 /// Every place at which a test can make a claim or a commit crash.
@@ -41,6 +45,9 @@ pub const FAILPOINTS: [&str; 11] = [
 const TRIES: u32 = 6;
 /// The most that is waited before the second time; twice as long before each further one.
 const PAUSE: Duration = Duration::from_millis(4);
+
+const PATIENCE: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
+const TURN: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
 
 const DRAW: &str = "SELECT nextval('tendon.counter') FROM generate_series(1, $1)";
 
@@ -116,7 +123,13 @@ impl Postgres {
     async fn send(&self, items: &[Item<'_>], wanted: &[Committed]) -> Result<(Vec<i32>, i64)> {
         let mut tries = 1;
         loop {
-            let error = match statement(items, wanted)?.fetch_one(&self.0.writers).await {
+            let statement = statement(items, wanted)?;
+            let follower = items.iter().find_map(|item| item.commit.follows.and(item.commit.deployment.as_ref()));
+            let answered = match follower {
+                Some((deployment, _)) => self.in_turn(&deployment.consumer, statement).await,
+                None => statement.fetch_one(&self.0.writers).await,
+            };
+            let error = match answered {
                 Ok(row) => {
                     is_activated(&row, items.first().map(|item| item.commit))?;
                     return answer(&row).map_err(|error| self.failed("commit to", error));
@@ -138,6 +151,20 @@ impl Postgres {
             let error = self.failed("commit to", error);
             return Err(if is_undone { error } else { item::lost(first, error) });
         }
+    }
+
+    /// A statement that activates a deployment only after a certain one: whoever does so at the same time waits until this one can
+    /// be seen.
+    async fn in_turn(
+        &self,
+        consumer: &ConsumerId,
+        statement: Query<'_, sqlx::Postgres, PgArguments>,
+    ) -> sqlx::Result<PgRow> {
+        let mut open = self.0.writers.begin().await?;
+        take_turn(&mut open, consumer).await?;
+        let row = statement.fetch_one(&mut *open).await?;
+        open.commit().await?;
+        Ok(row)
     }
 
     /// A key of the commits that is in the store.
@@ -168,6 +195,13 @@ impl Postgres {
         let rows = rows.map_err(|error| self.failed("read", error))?;
         Ok(rows.into_iter().map(|position| (position.shard.clone(), position)).collect())
     }
+}
+
+/// Waits until nobody else's transaction is about a consumer's deployments, and lets none begin before this one has ended. A
+/// host that is gone holds nobody up for long.
+pub(super) async fn take_turn(open: &mut PgConnection, consumer: &ConsumerId) -> sqlx::Result<()> {
+    sqlx::query(PATIENCE).execute(&mut *open).await?;
+    sqlx::query(TURN).bind(format!("tendon {consumer}")).execute(open).await.map(drop)
 }
 
 /// An error where a deployment was to be activated, and another one had come before it.

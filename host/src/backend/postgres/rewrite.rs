@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, PgConnection, postgres::PgRow};
 
 use super::{
     Postgres,
-    commit::{Item, is_activated},
+    commit::{Item, is_activated, take_turn},
     failure,
     statement::statement,
 };
@@ -15,8 +15,6 @@ use crate::{
     store::{Commit, Committed, Epoch, Fence, Position, Rewrite},
     tenant::ConsumerId,
 };
-
-const PATIENCE: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
 const FOUND: &str = "SELECT * FROM tendon.position WHERE tenant = $1 AND consumer = $2 ORDER BY shard FOR UPDATE";
 
@@ -71,7 +69,7 @@ impl Postgres {
     ) -> Result<Vec<Position>> {
         let consumer = &rewrite.consumer;
         let failed = |error| self.failed("commit to", error);
-        sqlx::query(PATIENCE).execute(&mut *open).await.map_err(failed)?;
+        take_turn(open, consumer).await.map_err(failed)?;
         let found = sqlx::query(FOUND)
             .bind(consumer.tenant.0.as_str())
             .bind(consumer.name.as_str())
