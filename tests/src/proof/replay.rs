@@ -41,7 +41,7 @@ impl Cost {
 
     const MOST: Self = Self { cpu_us: f64::MAX, wall_us: f64::MAX };
 
-    fn least(self, other: Self) -> Self {
+    pub(super) fn least(self, other: Self) -> Self {
         Self { cpu_us: self.cpu_us.min(other.cpu_us), wall_us: self.wall_us.min(other.wall_us) }
     }
 }
