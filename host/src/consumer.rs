@@ -19,13 +19,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use self::{
-    failure::After,
-    parking::Parking,
-    redrive::Redriving,
-    share::Share,
-    suspect::{Suspicion, Turn},
-};
+use self::{failure::After, parking::Parking, redrive::Redriving, share::Share, suspect::Right};
 use crate::{
     batch::{self, Gathered},
     changes::Changes,
@@ -40,7 +34,8 @@ use crate::{
     policy,
     shard::{Shard, Stop, Version},
     source,
-    store::{Position, Revision, Status},
+    store::{Position, Reason, Revision, Status},
+    suspicion::{Suspicion, is_suspect},
     tailer::{Piece, Subscription},
     tenant::ConsumerId,
     view::{View, ViewSpec},
@@ -51,6 +46,9 @@ use crate::{
 pub async fn run(shard: &mut Shard) -> Result<Stop> {
     let mut run = Run::start(shard).await?;
     if let Some(stop) = run.stands() {
+        run.give_back();
+        run.commit().await?;
+        run.settle().await?;
         return Ok(stop);
     }
     loop {
@@ -127,8 +125,11 @@ struct Run<'a> {
     /// The same, of the next call with parked ones.
     parked_events_max: usize,
     in_flight: InFlight,
-    suspicion: Suspicion,
-    turn: Option<Turn>,
+    /// Whether the row says what is handled alone, and what it said before.
+    is_marked: bool,
+    kept: Option<Reason>,
+    /// The right to handle what is accused.
+    alone: Option<Right>,
 }
 
 impl<'a> Run<'a> {
@@ -146,7 +147,11 @@ impl<'a> Run<'a> {
         }
         let share = Share::new(&version.spec, shard.id.index);
         let parking = Parking::load(&*shard.store, &shard.id.consumer, &share, &shard.metrics).await?;
-        let suspicion = Suspicion::of(before.as_ref(), &version.spec.batch, &**shard.tailer.source()).await?;
+        if let Some(before) = before.filter(|before| before.owner.has_died()) {
+            shard.remembered.suspicion = Suspicion::of(&before, &version.spec.batch, &**shard.tailer.source()).await?;
+        }
+        // What it was at is over, whoever it was.
+        next_row.reason.take_if(|reason| is_suspect(reason));
         let mut run = Self {
             events: shard.tailer.subscribe(next_row.cursor.clone()),
             version: version.clone(),
@@ -172,8 +177,9 @@ impl<'a> Run<'a> {
             call_events_max: usize::MAX,
             parked_events_max: usize::MAX,
             in_flight: InFlight::default(),
-            suspicion,
-            turn: None,
+            is_marked: false,
+            kept: None,
+            alone: None,
         };
         run.adopt(version);
         run.shard.adopted.send_replace(run.version.epoch);
@@ -199,7 +205,8 @@ impl<'a> Run<'a> {
             let quiet_wait = batch::wait(&self.version.spec.batch, &self.gathered).filter(|_| is_quiet);
             let parked_wait = self.parking.next_due().map(|due| due.since(self.shard.clock.now()));
             let look_at = self.redriving.look_at();
-            let is_idle_due = (!is_quiet || self.row_is_due) && self.in_flight.is_empty();
+            let is_free = self.in_flight.is_empty();
+            let is_idle_due = (!is_quiet || self.row_is_due) && is_free;
             tokio::select! {
                 biased;
                 () = is_raised(&mut self.shard.stop) => return Ok(Next::Stop),
@@ -207,7 +214,7 @@ impl<'a> Run<'a> {
                 () = self.shard.poke.notified() => return Ok(Next::Row),
                 piece = self.events.next() => return Ok(Next::Events(piece?)),
                 () = sleep_until(look_at.unwrap_or(self.since)), if look_at.is_some() => return Ok(Next::Redrive),
-                () = sleep(parked_wait.unwrap_or_default()), if parked_wait.is_some() => return Ok(Next::Parked),
+                () = sleep(parked_wait.unwrap_or_default()), if parked_wait.is_some() && is_free => return Ok(Next::Parked),
                 () = std::future::ready(()), if is_idle_due => return Ok(Next::Due),
                 commit = self.in_flight.next() => self.settled(&commit?),
                 () = sleep(quiet_wait.unwrap_or_default()), if quiet_wait.is_some() => return Ok(Next::Due),
@@ -318,10 +325,11 @@ impl<'a> Run<'a> {
 
     /// Commits where that is due, tries what is parked, and swaps where there is another version.
     async fn is_due_or_swapped(&mut self) -> Result<bool> {
-        self.commit_if_due().await?;
+        self.take_answers()?;
         if self.is_parked_due() {
             self.retry_parked().await?;
         }
+        self.commit_if_due().await?;
         self.is_swapped().await
     }
 
@@ -337,15 +345,19 @@ impl<'a> Run<'a> {
 
     /// Nothing is ready: what was gathered is committed.
     async fn rest(&mut self) -> Result<()> {
-        self.suspicion.rest(&self.next_row.cursor, &**self.shard.tailer.source());
+        if !self.redriving.is_due() && !self.is_parked_due() {
+            self.shard.remembered.suspicion.rest(&self.next_row.cursor, &**self.shard.tailer.source());
+        }
         self.commit().await
     }
 
     async fn call(&mut self, rest: &[Event], most: usize) -> Result<Handled> {
-        match self.suspicion.holds() {
-            true => self.call_alone(rest).await,
-            false => self.call_together(rest, most).await,
+        if self.shard.remembered.suspicion.holds() {
+            return self.call_alone(rest).await;
         }
+        self.unmark().await?;
+        let _right = Right::beside().await;
+        self.call_together(rest, most).await
     }
 
     /// One turn of the handler, with as many events as the batch has room for.
@@ -396,6 +408,8 @@ impl<'a> Run<'a> {
         };
         // The handler that the next event would need, so that a swap is over when it says so. A failure to make it is
         // left to that event.
+        self.unmark().await?;
+        let _right = Right::beside().await;
         self.handler = self.version.factory.create(view).await.ok();
         self.shard.adopted.send_replace(self.version.epoch);
         self.shard.metrics.reloads.inc();
@@ -408,7 +422,7 @@ impl<'a> Run<'a> {
         self.parking.renew(digest, is_newer, &version.spec.retry, now);
         self.next_row = policy::standing(&self.next_row, digest, version.epoch);
         if self.next_row.digest.replace(digest) != Some(digest) {
-            self.suspicion.acquit();
+            self.shard.remembered.suspicion.acquit();
         }
         self.next_row.epoch = version.epoch;
         self.row_is_due |= self.next_row != self.row;

@@ -28,7 +28,7 @@ use crate::{
     open::{Open, needs_restart},
     owner::Owner,
     runtime::Engine,
-    shard::{Shard, Version},
+    shard::{Remembered, Shard, Version},
     store::Commit,
     supervisor::{Standing, Supervised},
     telemetry::Telemetry,
@@ -305,6 +305,7 @@ impl Host {
                 stop: ends.stop,
                 adopted: ends.adopted,
                 full: ends.full,
+                remembered: Remembered::default(),
             })
         }))
     }

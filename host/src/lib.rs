@@ -15,7 +15,7 @@
 //! | [`tailer`] | reads a stream once for all its consumers |
 //! | [`committer`] | merges the commits of many shards into one transaction |
 //! | [`metrics`] | what the loop counts |
-//! | [`owner`] | who runs shards, and whether that process is still there |
+//! | [`owner`], [`suspicion`] | who runs shards, whether that process is still there, and what it may have ended of |
 //! | [`shard`], [`consumer`] | one part of a consumer, and THE loop that runs it, with `failure` and `redrive` for what could not be handled; `in_flight` holds its commits that are not answered yet |
 //! | [`supervisor`] | keeps a shard's loop running, and says why it stands |
 //! | **runtime and backend** | |
@@ -66,6 +66,7 @@ pub mod source;
 pub mod start;
 pub mod store;
 pub mod supervisor;
+pub mod suspicion;
 pub mod tailer;
 pub mod telemetry;
 pub mod tenant;

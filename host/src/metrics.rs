@@ -31,7 +31,7 @@ pub struct KindLabels {
     pub tenant: String,
     /// The consumer.
     pub consumer: String,
-    /// `retry`, `reject`, `trap`, `timeout`, `limit`, `infrastructure`; of a stop `blocked`, `paused`, `stalled`.
+    /// `retry`, `reject`, `trap`, `timeout`, `limit`, `denied`, `filter`, `crash`, `infrastructure`; of a stop `blocked`, `paused`, `stalled`.
     pub kind: String,
 }
 
@@ -61,7 +61,7 @@ fn seconds() -> Histogram {
 }
 
 fn events() -> Histogram {
-    Histogram::new(exponential_buckets(1.0, 2.0, 12))
+    Histogram::new(exponential_buckets(1.0, 4.0, 8))
 }
 
 impl Metrics {

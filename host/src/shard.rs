@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use crate::{
     clock::Clock,
@@ -12,6 +15,7 @@ use crate::{
     metrics::ConsumerMetrics,
     owner::Owner,
     store::{Epoch, Reason, Store},
+    suspicion::Suspicion,
     tailer::Tailer,
     tenant::ShardId,
 };
@@ -42,6 +46,17 @@ pub struct Shard {
     pub poke: Arc<Notify>,
     /// Turns true when it shall stop.
     pub stop: watch::Receiver<bool>,
+    /// What one run leaves to the next.
+    pub remembered: Remembered,
+}
+
+/// What a shard's runs in one process know of each other, beside its row.
+#[derive(Default)]
+pub struct Remembered {
+    /// What a host before this one may have ended of.
+    pub suspicion: Suspicion,
+    /// Nothing of a redrive with a pace is handled before.
+    pub paced_from: Option<Instant>,
 }
 
 /// A deployment that is ready to run.

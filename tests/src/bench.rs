@@ -17,7 +17,7 @@ use tendon::{
     owner::Owner,
     policy::RetryPolicy,
     runtime::{Engine, GuestFactory},
-    shard::{Shard, Version},
+    shard::{Remembered, Shard, Version},
     store::Store,
     supervisor::{Standing, Supervised},
     tailer::Tailer,
@@ -155,6 +155,7 @@ impl Running {
             stop: ends.stop,
             adopted: ends.adopted,
             full: ends.full,
+            remembered: Remembered::default(),
         });
         Ok(Self { supervised, store, shard, metrics })
     }

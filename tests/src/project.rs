@@ -236,10 +236,19 @@ impl<'p> Host<'p> {
         self.signal("-INT")
     }
 
+    /// Asks it to stop, and does not wait until it has.
+    pub fn ask_to_stop(&self) {
+        self.send("-TERM");
+    }
+
     fn signal(mut self, signal: &str) -> Option<i32> {
+        self.send(signal);
+        self.child.wait().unwrap().code()
+    }
+
+    fn send(&self, signal: &str) {
         let asked = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
         assert!(asked.success());
-        self.child.wait().unwrap().code()
     }
 
     /// Waits until it ends by itself.

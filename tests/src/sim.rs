@@ -30,7 +30,7 @@ use tendon::{
     metrics::ConsumerMetrics,
     owner::Owner,
     policy::{OnExhausted, RetryPolicy},
-    shard::{Shard, Stop, Version},
+    shard::{Remembered, Shard, Stop, Version},
     source::{Source, Until},
     store::{Commit, Epoch, Move, Position, Rewrite, Scope, Status, Store},
     tailer::Tailer,
@@ -345,6 +345,7 @@ async fn shard_life(host: u32, index: u32, world: Arc<World>) {
             version,
             poke: poke.clone(),
             stop,
+            remembered: Remembered::default(),
         };
         let life = Duration::from_millis(fastrand::u64(1..4_000));
         let run = tokio::time::timeout(life, consumer::run(&mut shard));

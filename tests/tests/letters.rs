@@ -83,6 +83,7 @@ fn dead_letters_outlive_a_restart_and_are_purged_by_name_or_all_at_once() {
     host.kill();
     let list = || project.json(&["dlq", "list", "subject"]);
     assert_eq!(all(&list(), "/skipped"), [true, true, true]);
+    assert_eq!(project.json(&["dlq", "list", "subject", "--match", "skipped"]), list());
     let without = project.run(&["dlq", "purge", "subject", "--all"]);
     assert_eq!(without.status.code(), Some(3), "nobody runs who could");
 
@@ -250,10 +251,12 @@ fn a_redrive_with_a_rate_goes_on_slowly_and_can_be_seen_and_cancelled() {
         let refused = project.run(&["dlq", "redrive", "subject", "--all", &format!("--rate={rate}")]);
         assert_eq!(refused.status.code(), Some(2), "{rate}: {refused:?}");
     }
+    let gone = project.run(&["dlq", "redrive", "subject", "1", "77"]);
+    assert_eq!(gone.status.code(), Some(2), "it is not there, or no more: {gone:?}");
     assert_eq!(project.json(&["dlq", "jobs", "subject"]), json!([]), "nothing was changed");
 
     // One in three hours: the first comes at once, and those that are wished without a rate do not wait for the rest.
-    assert_eq!(project.json(&["dlq", "redrive", "subject", "1", "2", "3", "--rate", "0.0001"])["changed"], 3);
+    assert_eq!(project.json(&["dlq", "redrive", "subject", "1", "2", "3", "--rate", "0.0001/s"])["changed"], 3);
     let left = || project.json(&["dlq", "jobs", "subject"]);
     wait("the first of them", || (left()[0]["left"] == 2).then_some(()));
     assert_eq!(left()[0]["rate"], json!(0.0001), "{}", left());

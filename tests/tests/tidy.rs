@@ -24,7 +24,7 @@ const ABOVE_CORE: [&str; 9] = [
     "axum",
     "sqlx",
 ];
-const CORE: [&str; 31] = [
+const CORE: [&str; 32] = [
     "batch",
     "cache",
     "changes",
@@ -56,6 +56,7 @@ const CORE: [&str; 31] = [
     "topology",
     "view",
     "supervisor",
+    "suspicion",
 ];
 
 /// Spelt in pieces, so that this file does not name what it forbids.

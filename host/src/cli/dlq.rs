@@ -37,7 +37,7 @@ pub enum Verb {
         /// Those that were set aside after this one
         #[arg(long, value_name = "EVENT")]
         after: Option<String>,
-        /// Those with this reason: trap, or trap~overflow where the message has that in it, or ~overflow
+        /// Those with this reason: trap, or trap~overflow where the message has that in it, or ~overflow; skipped for all that were
         #[arg(long, value_name = "REASON")]
         r#match: Option<String>,
         /// At most so many
@@ -96,7 +96,7 @@ pub struct Choice {
     /// All that there are
     #[arg(long)]
     all: bool,
-    /// All with this reason: trap, or trap~overflow where the message has that in it, or ~overflow
+    /// All with this reason: trap, or trap~overflow where the message has that in it, or ~overflow; skipped for all that were
     #[arg(long, value_name = "REASON")]
     r#match: Option<String>,
     /// All of one redrive, as `dlq jobs` names it
@@ -186,8 +186,8 @@ async fn change(
 
 /// A number that can be sent: JSON has no other ones, and says nothing in their place.
 fn rate(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number: &f64| number.is_finite());
-    number.ok_or_else(|| "not a number of events a second, such as 10 or 0.5".to_owned())
+    let number = text.trim_end_matches("/s").parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| "not a number of events a second, such as 10, 0.5 or 50/s".to_owned())
 }
 
 /// What a file holds.

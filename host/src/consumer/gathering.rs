@@ -47,7 +47,7 @@ impl Run<'_> {
 
     /// Commits what was gathered once that is due.
     pub(super) async fn commit_if_due(&mut self) -> Result<()> {
-        self.in_flight_answered()?;
+        self.take_answers()?;
         if batch::is_due(&self.version.spec.batch, &self.gathered, self.in_flight.is_empty()) {
             self.commit().await?;
         }
@@ -55,7 +55,7 @@ impl Run<'_> {
     }
 
     /// Takes in what stands by now, without waiting.
-    fn in_flight_answered(&mut self) -> Result<()> {
+    pub(super) fn take_answers(&mut self) -> Result<()> {
         while let Some(commit) = self.in_flight.next().now_or_never() {
             self.settled(&commit?);
         }
@@ -127,9 +127,6 @@ impl Run<'_> {
         metrics.unparked.inc_by(commit.unqueued as u64);
         if commit.queued > 0 || commit.unqueued > 0 {
             self.parking.show();
-        }
-        if self.in_flight.is_empty() {
-            self.turn = None;
         }
         if let Some(handler) = self.handler.as_mut().filter(|_| self.in_flight.is_empty()) {
             handler.committed();

@@ -87,6 +87,9 @@ impl Run<'_> {
             return self.redrive().await.map(|()| None);
         }
         let next = [self.parking.next_due(), again_at].into_iter().flatten().min();
+        // Whoever waits for long must know that what it has written stands.
+        self.unmark().await?;
+        self.settle().await?;
         let wait = next.map_or(policy::FOREVER, |next| next.since(now));
         let redrive = self.redriving.look_at().map(|at| at.saturating_duration_since(Instant::now()));
         match self.pause(redrive.map_or(wait, |redrive| redrive.min(wait))).await? {
@@ -95,9 +98,9 @@ impl Run<'_> {
         }
     }
 
-    /// Whether a key that is parked may be tried again.
+    /// Whether a key that is parked may be tried again. It waits for the commit in flight, in place of making everybody wait.
     pub(super) fn is_parked_due(&self) -> bool {
-        self.parking.next_due().is_some_and(|due| due <= self.shard.clock.now())
+        self.in_flight.is_empty() && self.parking.next_due().is_some_and(|due| due <= self.shard.clock.now())
     }
 
     /// Tries keys whose time has come, for a turn.
@@ -126,13 +129,17 @@ impl Run<'_> {
 
     /// Handles the next events of a key in their order. Whether there is more to do with it now.
     async fn drain_some(&mut self, key: &ByteString) -> Result<bool> {
-        // What was gathered stands, whatever becomes of these; and what was parked can be read.
-        self.commit().await?;
-        self.settle().await?;
         let Some(queue) = self.parking.queue(key) else { return Ok(false) };
+        let (first_place, was_tried) = (queue.first, queue.was_tried);
+        // What is read next must be there. What was gathered is of other keys, and so of other states: it waits for its commit.
+        let is_head = |parked: &Parked| parked.place == first_place && parked.letter.event.foreign_id == *key;
+        if !self.in_flight.is_empty() || self.parked.iter().any(is_head) {
+            self.commit().await?;
+            self.settle().await?;
+        }
         // One that has failed before is tried alone.
-        let limit = if queue.was_tried { 1 } else { EVENTS_A_PAGE };
-        let page = self.shard.store.parked(&self.shard.id.consumer, key, queue.first, limit).await?;
+        let limit = if was_tried { 1 } else { EVENTS_A_PAGE };
+        let page = self.shard.store.parked(&self.shard.id.consumer, key, first_place, limit).await?;
         let Some(first) = page.first() else {
             self.parking.forget(key);
             return Ok(false);
@@ -166,6 +173,11 @@ impl Run<'_> {
         self.changes.merge(handled.changes);
         page.iter().take(done).for_each(|parked| self.unpark(parked));
         self.drained += u32::try_from(done).unwrap_or(u32::MAX);
+        if done > 0 {
+            // The live keys have another handler from here on, which reads what was gathered.
+            self.commit().await?;
+            self.settle().await?;
+        }
         match (handled.failure, page.get(done)) {
             (Some(failure), Some(parked)) => {
                 if done > 0 {
@@ -180,14 +192,19 @@ impl Run<'_> {
 
     /// It waits no longer, once the commit stands that is being gathered.
     fn unpark(&mut self, parked: &Parked) {
-        let is_of_it = |reason: &Reason| reason.event.as_ref() == Some(parked.event());
-        if self.next_row.reason.take_if(|reason| is_of_it(reason)).is_some() {
-            // It could not be begun with, and now has been.
-            self.next_row.attempts = 0;
-        }
+        self.has_begun(parked);
         self.unparked.push(parked.id());
         self.row_is_due = true;
         self.parking.pop(parked, self.shard.clock.now());
+    }
+
+    /// A handler could not be made for it, and now has been: the attempts at that are over.
+    fn has_begun(&mut self, parked: &Parked) {
+        let is_of_it = |reason: &Reason| reason.event.as_ref() == Some(parked.event());
+        if self.next_row.reason.take_if(|reason| is_of_it(reason)).is_some() {
+            self.next_row.attempts = 0;
+            self.row_is_due = true;
+        }
     }
 
     /// Whether there is more to do with its key now.
@@ -202,7 +219,11 @@ impl Run<'_> {
             }
             return Ok(false);
         }
+        self.has_begun(parked);
         if let FailureKind::Infrastructure(error) = failure.kind {
+            // What was gathered would be handled again with every try.
+            self.commit().await?;
+            self.settle().await?;
             return Err(error);
         }
         if undone > 0 {

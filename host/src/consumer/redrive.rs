@@ -3,6 +3,8 @@
 //! Whoever wants it marks the dead letters, in a move that fences the shard: its loop begins anew, and finds them here. What is
 //! marked is in the store, so a restart forgets none of it. A few are handled in each of the loop's turns; what is new goes on.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::Run;
@@ -15,20 +17,19 @@ use crate::{
 
 /// How many are handled in a turn.
 const LETTERS_A_TURN: u32 = 16;
+/// When the next one is tried after a handler could not be made.
+const START_AGAIN: Duration = Duration::from_secs(5);
 
 /// When what was set aside is looked for.
 pub(super) struct Redriving {
     /// When to look; never where nothing is left.
     look_at: Option<Instant>,
-    /// Nothing of a redrive with a pace is handled before.
-    paced_from: Instant,
 }
 
 impl Redriving {
     /// At once: nobody knows what is there.
     pub(super) fn new() -> Self {
-        let now = Instant::now();
-        Self { look_at: Some(now), paced_from: now }
+        Self { look_at: Some(Instant::now()) }
     }
 
     pub(super) fn look_at(&self) -> Option<Instant> {
@@ -37,10 +38,6 @@ impl Redriving {
 
     pub(super) fn is_due(&self) -> bool {
         self.look_at.is_some_and(|at| at <= Instant::now())
-    }
-
-    fn is_waiting(&self) -> bool {
-        self.paced_from > Instant::now()
     }
 }
 
@@ -60,20 +57,20 @@ impl Run<'_> {
     }
 
     async fn redrive_some(&mut self) -> Result<()> {
-        let is_waiting = self.redriving.is_waiting();
-        let letters = self.due(if is_waiting { Wished::AtOnce } else { Wished::Yes }).await?;
+        let paced_from = self.shard.remembered.paced_from.filter(|from| *from > Instant::now());
+        let letters = self.due(paced_from.map_or(Wished::Yes, |_| Wished::AtOnce)).await?;
         if letters.is_empty() {
-            self.redriving.look_at = is_waiting.then_some(self.redriving.paced_from);
+            self.redriving.look_at = paced_from;
         }
         for letter in letters {
-            let has_more = self.redriving.look_at.is_some() && !*self.shard.stop.borrow();
+            let has_more = self.redriving.is_due() && !*self.shard.stop.borrow();
             if !has_more || self.shard.version.has_changed().unwrap_or(false) {
                 break;
             }
             let pace = letter.redrive_pace.saturating_mul(self.version.spec.shards.count);
             self.handle_again(letter).await?;
             if !pace.is_zero() {
-                self.redriving.paced_from = Instant::now() + pace;
+                self.shard.remembered.paced_from = Some(Instant::now() + pace);
                 break;
             }
         }
@@ -125,8 +122,8 @@ impl Run<'_> {
     async fn failed_again(&mut self, failure: Failure, letter: DeadLetter) -> Result<()> {
         self.handler = None;
         if failure.is_of_start {
-            // No event would fare better: the next one that comes tells.
-            self.redriving.look_at = None;
+            // No event would fare better now.
+            self.redriving.look_at = Some(Instant::now() + START_AGAIN);
             return Ok(());
         }
         if let FailureKind::Infrastructure(error) = failure.kind {

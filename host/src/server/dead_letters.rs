@@ -32,6 +32,9 @@ use super::{
 /// Dead letters that one answer holds, and one commit changes, at the most.
 const LETTERS_MAX: u32 = 1_000;
 
+/// What stands for all that were skipped, whatever failed.
+const SKIPPED: &str = "skipped";
+
 /// Dead letters that a redrive has handled a second: one a day to as many as there can be.
 const RATE_MIN: f64 = 0.00001;
 const RATE_MAX: f64 = 1_000_000.0;
@@ -70,7 +73,8 @@ impl<'a> Match<'a> {
 
     fn matches(&self, letter: &DeadLetter) -> bool {
         let reason = &letter.reason;
-        (self.code.is_empty() || reason.code == self.code) && reason.message.contains(self.text)
+        let is_skipped = letter.is_skipped && self.code == SKIPPED;
+        (self.code.is_empty() || reason.code == self.code || is_skipped) && reason.message.contains(self.text)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `mortal URL POLICY VERSION [EVENT ...]`: a host whose process ends, as if by a crash, whenever its handler is given one of
 //! the named events, or, named `init`, whenever a handler is made. It runs a consumer, whose state is by key, until nothing is
-//! left to do, and stops in order. With the word `slow` another one runs beside it, which takes its time for its first event.
+//! left to do, and stops in order. With the word `slow` another one runs beside it, which takes its time for its first event;
+//! with the word `single` each event has a commit of its own.
 //!
 //! A sandboxed guest must not be able to do that to a host; what is left are bugs, and memory that runs out.
 
@@ -10,6 +11,7 @@ use anyhow::{bail, ensure};
 use async_trait::async_trait;
 use tendon::{
     backend::Database,
+    batch::BatchPolicy,
     committer::Committer,
     dead_letter::{Letters, Wished},
     deployment::{Spec, StateScope},
@@ -78,7 +80,9 @@ async fn main() -> anyhow::Result<()> {
     let on_exhausted: OnExhausted = serde_json::from_value(policy.as_str().into())?;
     let database = Database::open(url, tendon::backend::Options::default()).await?;
     let retry = RetryPolicy { on_exhausted, ..RetryPolicy::default() };
-    let spec = Arc::new(Spec { retry, state: StateScope::Key, ..bench::spec(stream("in")) });
+    let max = if fatal.iter().any(|word| word == "single") { 1 } else { BatchPolicy::default().max };
+    let batch = BatchPolicy { max, ..BatchPolicy::default() };
+    let spec = Arc::new(Spec { retry, batch, state: StateScope::Key, ..bench::spec(stream("in")) });
     let handlers = Native::new(version, Mortal(fatal.to_vec()));
     let factory = Arc::new(Makes(handlers, fatal.iter().any(|word| word == "init")));
     let version = Version { epoch: Epoch(1), spec: spec.clone(), factory };

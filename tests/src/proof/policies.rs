@@ -104,8 +104,9 @@ async fn poison(report: &mut Report) -> Result<()> {
             if Arc::ptr_eq(factory, &poisoned) {
                 let Drained { waiting, counted, took } = run.mend(&healthy).await?;
                 (parked, drained, drained_in) = (waiting, drained + counted, drained_in.min(took));
+            } else {
+                run.database.close().await;
             }
-            run.database.close().await;
         }
     }
     let rate = |took: Duration, of: u64| of as f64 / took.as_secs_f64();
@@ -161,7 +162,7 @@ impl Parked {
     }
 
     /// Reloads a component that can handle the key, and waits until nothing does any more.
-    async fn mend(&self, factory: &Arc<dyn HandlerFactory>) -> Result<Drained> {
+    async fn mend(self, factory: &Arc<dyn HandlerFactory>) -> Result<Drained> {
         let waiting = self.parked().await?;
         let version = Version { epoch: Epoch(1), spec: Arc::new(spec()), factory: factory.clone() };
         let began = Instant::now();
@@ -170,9 +171,12 @@ impl Parked {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let took = began.elapsed();
+        // The last commit is answered once the consumer has stopped: what it wrote is read then.
+        self.running.stop().await;
         let scope = Scope { consumer: bench::consumer(&self.name), part: POISON.into() };
         let value = self.store.get(&scope, &[POISON.into()]).await?.remove(0);
         let counted = value.and_then(|value| Some(u64::from_le_bytes(*value.first_chunk()?))).unwrap_or_default();
+        self.database.close().await;
         Ok(Drained { waiting, counted, took })
     }
 }
