@@ -93,6 +93,8 @@ struct Run<'a> {
     share: Share,
     events: Subscription,
     handler: Option<Box<dyn Handler>>,
+    /// What the handler before it knew of the state, where that still is true.
+    known: Option<View>,
     /// The row as it is once the commit in flight stands.
     row: Position,
     /// The row as the next commit makes it.
@@ -158,6 +160,7 @@ impl<'a> Run<'a> {
             share,
             shard,
             handler: None,
+            known: None,
             row,
             next_row,
             row_is_due: false,
@@ -377,9 +380,15 @@ impl<'a> Run<'a> {
         if self.handler.is_some() {
             return Ok(None);
         }
-        // A new view reads from the store: what came before must be there.
-        self.settle().await?;
-        match self.version.factory.create(View::new(self.view_spec())).await {
+        let view = match self.known.take() {
+            Some(view) => view.renewed(self.view_spec()),
+            None => {
+                // A new view reads from the store: what came before must be there.
+                self.settle().await?;
+                View::new(self.view_spec())
+            }
+        };
+        match self.version.factory.create(view).await {
             Ok(handler) => self.handler = Some(handler),
             Err(failure) => return Ok(Some(Failure { is_of_start: true, ..failure })),
         }
@@ -426,7 +435,7 @@ impl<'a> Run<'a> {
         }
         self.next_row.epoch = version.epoch;
         self.row_is_due |= self.next_row != self.row;
-        self.handler = None;
+        (self.handler, self.known) = (None, None);
         self.share = Share::new(&version.spec, self.shard.id.index);
         self.version = version;
     }

@@ -58,6 +58,8 @@ pub struct View {
     young: Cache,
     old: Cache,
     knows: Knows,
+    /// Whether the cache has what an event wrote that does not stand.
+    is_tainted: bool,
 }
 
 /// What the cache says of a key that is not in it.
@@ -105,6 +107,7 @@ impl View {
             young: Cache::default(),
             old: Cache::default(),
             knows: Knows::default(),
+            is_tainted: false,
         }
     }
 
@@ -161,16 +164,19 @@ impl View {
     /// Hands the kept changes out.
     pub fn take(&mut self) -> Changes {
         let mut changes = std::mem::take(&mut self.changes);
-        changes.writes.truncate(std::mem::take(&mut self.call.first));
+        let stand = std::mem::take(&mut self.call.first);
+        self.is_tainted |= changes.writes.len() > stand;
+        changes.writes.truncate(stand);
         if !changes.writes.is_empty() {
             changes.consumer = Some(self.spec.shard.consumer.clone());
         }
         changes
     }
 
-    /// Whether nothing was asked for that nobody has taken, such as what `init` wrote before the first event.
+    /// Whether all that it knows stands: nothing was asked for that nobody has taken, such as what `init` wrote before the first
+    /// event, and nothing that was dropped.
     pub fn is_clean(&self) -> bool {
-        self.changes.is_empty() && self.call.emits.is_empty()
+        self.changes.is_empty() && self.call.emits.is_empty() && !self.is_tainted
     }
 
     /// A view for the handler that takes over: what is known of the state, what is being committed included, stays known.

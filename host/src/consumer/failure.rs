@@ -13,6 +13,7 @@ use crate::{
     policy::{self, Decision, OnExhausted},
     shard::Stop,
     store::Status,
+    view::View,
 };
 
 /// How it goes on after a failure.
@@ -28,7 +29,9 @@ impl Run<'_> {
     /// An event failed. What stands before it is committed together with the attempt; policy says how it goes on.
     /// The first `undone` events of the call were undone with it and are called again before anything counts.
     pub(super) async fn failed(&mut self, failure: Failure, undone: usize, event: &Event) -> Result<After> {
-        self.handler = None;
+        // Where the guest says so itself, before it has written anything, nothing is dropped but its memory.
+        let is_said = matches!(failure.kind, FailureKind::Retry | FailureKind::Reject) && !failure.is_of_start;
+        self.known = self.handler.take().filter(|_| is_said).map(|handler| handler.into_view()).filter(View::is_clean);
         if let FailureKind::Infrastructure(error) = failure.kind {
             // What stands before it would be handled again with every try.
             self.commit().await?;
