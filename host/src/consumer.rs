@@ -4,6 +4,7 @@
 //! and committing overlap: one commit is in flight while the next batch is gathered. Whatever goes wrong ends
 //! the run, and with it everything in memory; the next run begins from the row.
 
+mod calling;
 mod failure;
 mod gathering;
 mod park;
@@ -25,10 +26,9 @@ use crate::{
     changes::Changes,
     dead_letter::DeadLetter,
     deployment::Spec,
-    emitted::Emitted,
     error::{Error, Result},
     event::{Event, EventId, Timestamp},
-    handler::{Failure, Handled, Handler},
+    handler::{Failure, Handler},
     in_flight::InFlight,
     parked::{Parked, ParkedId},
     policy,
@@ -38,7 +38,7 @@ use crate::{
     suspicion::{Suspicion, is_suspect},
     tailer::{Piece, Subscription},
     tenant::ConsumerId,
-    view::{View, ViewSpec},
+    view::View,
 };
 
 /// Runs a shard until it stops. An error means that it stalled, or that somebody else moved its position: nothing in
@@ -354,77 +354,6 @@ impl<'a> Run<'a> {
         self.commit().await
     }
 
-    async fn call(&mut self, rest: &[Event], most: usize) -> Result<Handled> {
-        if self.shard.remembered.suspicion.holds() {
-            return self.call_alone(rest).await;
-        }
-        self.unmark().await?;
-        let _right = Right::beside().await;
-        self.call_together(rest, most).await
-    }
-
-    /// One turn of the handler, with as many events as the batch has room for.
-    async fn call_together(&mut self, rest: &[Event], most: usize) -> Result<Handled> {
-        let room = self.version.spec.batch.max.saturating_sub(self.gathered.handled);
-        let most = most.min(room.clamp(1, batch::CALL_EVENTS_MAX) as usize);
-        let failure = self.make_handler().await?;
-        let Some(handler) = &mut self.handler else { return Ok(Handled { failure, ..Handled::default() }) };
-        let began = Instant::now();
-        let handled = handler.handle(rest.get(..most).unwrap_or(rest)).await;
-        self.shard.metrics.call_seconds.observe(began.elapsed().as_secs_f64());
-        Ok(handled)
-    }
-
-    /// Makes a handler where there is none, or says why there is none.
-    async fn make_handler(&mut self) -> Result<Option<Failure>> {
-        if self.handler.is_some() {
-            return Ok(None);
-        }
-        let view = match self.known.take() {
-            Some(view) => view.renewed(self.view_spec()),
-            None => {
-                // A new view reads from the store: what came before must be there.
-                self.settle().await?;
-                View::new(self.view_spec())
-            }
-        };
-        match self.version.factory.create(view).await {
-            Ok(handler) => self.handler = Some(handler),
-            Err(failure) => return Ok(Some(Failure { is_of_start: true, ..failure })),
-        }
-        Ok(None)
-    }
-
-    /// Another version takes over: the old one's work is committed under its own digest first. Nothing is waited for:
-    /// the new handler takes over what the old one's view knows, written or not.
-    async fn swap(&mut self) -> Result<()> {
-        if self.in_flight.len() > 1 {
-            self.settle().await?;
-        }
-        if self.has_something() {
-            self.submit().await;
-        }
-        let version = self.shard.version.borrow_and_update().clone();
-        // What was written and never taken is in no commit: a view that has such writes ends with its handler.
-        let known = self.handler.take().map(|handler| handler.into_view()).filter(View::is_clean);
-        self.adopt(version);
-        let view = match known {
-            Some(view) => view.renewed(self.view_spec()),
-            None => {
-                self.settle().await?;
-                View::new(self.view_spec())
-            }
-        };
-        // The handler that the next event would need, so that a swap is over when it says so. A failure to make it is
-        // left to that event.
-        self.unmark().await?;
-        let _right = Right::beside().await;
-        self.handler = self.version.factory.create(view).await.ok();
-        self.shard.adopted.send_replace(self.version.epoch);
-        self.shard.metrics.reloads.inc();
-        Ok(())
-    }
-
     fn adopt(&mut self, version: Arc<Version>) {
         let digest = version.factory.digest();
         let (is_newer, now) = (version.epoch > self.next_row.epoch, self.shard.clock.now());
@@ -445,21 +374,6 @@ impl<'a> Run<'a> {
         self.commit().await?;
         self.settle().await?;
         Err(Error::fenced(format!("{} was moved by an operator", self.shard.id)))
-    }
-
-    fn view_spec(&self) -> ViewSpec {
-        let Spec { state, stream, grants_emit, limits, .. } = &*self.version.spec;
-        ViewSpec {
-            store: self.shard.store.clone(),
-            shard: self.shard.id.clone(),
-            scope: *state,
-            stream: stream.clone(),
-            incarnation: (self.row.incarnation, self.row.generation),
-            granted: Arc::new(grants_emit.iter().cloned().collect()),
-            limits: Arc::new(limits.clone()),
-            clock: self.shard.clock,
-            emitted: Emitted::new(&self.version.spec.past, self.shard.tailer.source()),
-        }
     }
 }
 

@@ -104,9 +104,10 @@ impl Deployer {
         let source = open.tailer(&before.stream)?.source();
         let compare = |a: &Cursor, b: &Cursor| source.compare(a, b);
         for _ in 0..DIVIDE_ATTEMPTS {
-            check_state(&*port, before, &proposal).await?;
             let mut from = port.positions().await?;
             from.retain(|position| position.shard.consumer == *consumer);
+            // After the rows, so that the compare fails should one of them have written since.
+            check_state(&*port, before, &proposal).await?;
             if let Some(row) = from.iter().find(|row| row.topology != before.past.number) {
                 let shard = &row.shard;
                 return Err(Error::unavailable(format!(

@@ -16,7 +16,7 @@
 //! | [`committer`] | merges the commits of many shards into one transaction |
 //! | [`metrics`] | what the loop counts |
 //! | [`owner`], [`suspicion`] | who runs shards, whether that process is still there, and what it may have ended of |
-//! | [`shard`], [`consumer`] | one part of a consumer, and THE loop that runs it, with `failure` and `redrive` for what could not be handled; `in_flight` holds its commits that are not answered yet |
+//! | [`shard`], [`consumer`] | one part of a consumer, and THE loop that runs it, with `calling` for its handler, `failure`, `park`, `redrive` and `suspect` for what could not be handled; `in_flight` holds its commits that are not answered yet |
 //! | [`supervisor`] | keeps a shard's loop running, and says why it stands |
 //! | **runtime and backend** | |
 //! | [`runtime`] | runs components; the only place that knows wasmtime |

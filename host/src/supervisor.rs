@@ -164,7 +164,12 @@ async fn supervise(mut shard: Shard, standing: watch::Sender<Standing>) {
     let mut stalls = 0;
     loop {
         let end = run(&mut shard, &standing, &mut stalls).await;
-        let Some(now) = after(end, shard.clock, &standing.borrow()) else { continue };
+        let now = match after(end, shard.clock, &standing.borrow()) {
+            Some(now) => now,
+            // Somebody else has it now: whoever is to stop does not take it back.
+            None if *shard.stop.borrow() => Standing::Stopped,
+            None => continue,
+        };
         announce(&shard, &now, &standing);
         stalls = if matches!(now, Standing::Stalled { .. }) { stalls + 1 } else { 0 };
         let is_over = now == Standing::Stopped;

@@ -1,16 +1,24 @@
-//! Hosts whose processes end at work, by an event or for no reason of its.
+//! Hosts whose processes end at work, by an event or for no reason of its, and what those leave behind that stop in order.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use serde_json::json;
 use tendon::{
     backend::{Database, Options},
+    committer::Committer,
     dead_letter::{DeadLetter, Letters, Redrive},
-    event::Timestamp,
-    store::{Commit, Position, Scope, Status},
+    event::{Event, Timestamp},
+    handler::Failure,
+    owner::Owner,
+    shard::Version,
+    store::{Commit, Epoch, Position, Scope, Status},
+    tailer::Tailer,
+    view::View,
 };
 use tendon_tests::{
-    place::{Place, SqlitePlace, commit, consumer, filled, shard},
+    bench::{self, Running},
+    native::{Logic, Native},
+    place::{Place, SqlitePlace, commit, consumer, filled, shard, stream},
     project::{Project, event, subject, wait},
 };
 
@@ -213,6 +221,30 @@ async fn a_host_that_ends_in_order_leaves_nobody_under_suspicion() {
     let left = mortals.left().await;
     assert_eq!(&*left.row.owner.0, "");
     left.all_but(&[]);
+}
+
+/// A host that is slow to stop while another one has taken over.
+#[tokio::test]
+async fn a_host_that_stops_takes_nothing_back_from_the_one_that_has_taken_over() {
+    let place = SqlitePlace::fresh().await;
+    let (database, source) = filled(&place, "in", EVENTS).await;
+    let (store, spec) = (database.store(), Arc::new(bench::spec(stream("in"))));
+    let version = Version { epoch: Epoch(1), spec, factory: Native::new("v1", Passes) };
+    let tailer = Tailer::start(source.clone());
+    let running = Running::start("c", &database, Committer::start(store.clone()), tailer, version).unwrap();
+    running.until(&source.head().await.unwrap()).await.unwrap();
+    let taken = store.claim(&shard("c"), &Owner("another".into())).await.unwrap();
+    running.stop().await;
+    assert_eq!(store.load(&shard("c")).await.unwrap(), taken);
+}
+
+/// Handles everything.
+struct Passes;
+
+impl Logic for Passes {
+    async fn handle(&self, _: &Event, _: &mut View) -> Result<(), Failure> {
+        Ok(())
+    }
 }
 
 /// The row of a project's consumer, as anybody may read it beside the host.

@@ -83,6 +83,20 @@ async fn a_table_is_made_checked_read_and_written() {
         if let Server::Mysql(_) = server {
             let mirrored = "SELECT CAST(last_event_id AS CHAR) FROM cursors WHERE id = 'subject'";
             assert_eq!(server.rows(mirrored).await, [["4"]], "reflex can go on from here");
+
+            let host = project.host();
+            assert!(project.run(&["consumer", "pause", "subject"]).status.success());
+            project.status("subject", "paused");
+            assert_eq!(host.terminate(), Some(0));
+            server.run("UPDATE cursors SET last_event_id = 9 WHERE id = 'subject'").await;
+            let host = project.host();
+            project.status("subject", "paused");
+            assert_eq!(host.terminate(), Some(0));
+            assert_eq!(
+                server.rows(mirrored).await,
+                [["9"]],
+                "it has gone on, and what is paused leaves it where it is"
+            );
         }
         let other = project.run(&["stream", "list"]);
         assert!(said(&other).contains("orders"), "{}", said(&other));

@@ -24,13 +24,14 @@ const ABOVE_CORE: [&str; 9] = [
     "axum",
     "sqlx",
 ];
-const CORE: [&str; 32] = [
+const CORE: [&str; 33] = [
     "batch",
     "cache",
     "changes",
     "clock",
     "committer",
     "consumer",
+    "consumer/calling",
     "consumer/failure",
     "consumer/gathering",
     "consumer/parking",

@@ -290,7 +290,13 @@ async fn change_heads(
         if heads.is_empty() {
             return Ok(false);
         }
-        if commit(&store.committer, row.clone(), row, change(heads)).await?.is_some() {
+        let mut to = row.clone();
+        let is_of_them = |reason: &Reason| heads.iter().any(|head| reason.event.as_ref() == Some(head.event()));
+        if to.status == Status::Blocked && to.reason.take_if(|reason| is_of_them(reason)).is_some() {
+            // A handler could not be made for it: the next event tells whether one can be now.
+            (to.status, to.attempts) = (Status::Running, 0);
+        }
+        if commit(&store.committer, row, to, change(heads)).await?.is_some() {
             return Ok(true);
         }
     }
