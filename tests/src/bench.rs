@@ -104,7 +104,8 @@ pub struct Running {
     pub supervised: Supervised,
     store: Arc<dyn Store>,
     shard: ShardId,
-    metrics: Arc<ConsumerMetrics>,
+    /// What it has counted.
+    pub metrics: Arc<ConsumerMetrics>,
 }
 
 impl Running {

@@ -13,6 +13,7 @@ pub mod park_suite;
 pub mod place;
 pub mod project;
 pub mod proof;
+pub mod reflex_suite;
 pub mod rewrite_suite;
 pub mod servers;
 pub mod shelf;
