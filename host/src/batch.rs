@@ -13,12 +13,13 @@ pub const CALL_EVENTS_MAX: u32 = 1_024;
 /// How many events share a commit. It is due as well when no further event is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchPolicy {
-    /// Events per commit, at the most.
+    /// Events per commit, at the most. A handler that takes many gets as many in a call, up to [`CALL_EVENTS_MAX`].
     pub max: u32,
-    /// Bytes of changes after which there are no more events in a commit.
+    /// Bytes of changes after which there are no more events in a commit, and of events in a call of such a handler.
     pub bytes: u64,
     /// The time from a batch's first event to its commit, unless the commit before it is still being written: then the
-    /// batch goes on growing, so that a store that cannot keep up gets fewer and bigger commits.
+    /// batch goes on growing, so that a store that cannot keep up gets fewer and bigger commits. The events of a handler that takes
+    /// many wait so long for others.
     pub linger: Duration,
 }
 

@@ -7,6 +7,7 @@
 mod calling;
 mod failure;
 mod gathering;
+mod held;
 mod park;
 mod parking;
 mod redrive;
@@ -20,7 +21,15 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use self::{failure::After, parking::Parking, redrive::Redriving, share::Share, suspect::Right};
+use self::{
+    calling::Calls,
+    failure::After,
+    held::{Held, Seen},
+    parking::Parking,
+    redrive::Redriving,
+    share::Share,
+    suspect::Right,
+};
 use crate::{
     batch::{self, Gathered},
     changes::Changes,
@@ -54,6 +63,7 @@ pub async fn run(shard: &mut Shard) -> Result<Stop> {
     loop {
         let stop = match run.next().await? {
             Next::Events(piece) => run.handle(&piece).await?,
+            Next::Held => run.handle_held().await?,
             Next::Due => run.rest().await.map(|()| None)?,
             Next::Swap => run.swap().await.map(|()| None)?,
             Next::Stop => Some(Stop::Asked),
@@ -78,12 +88,21 @@ pub async fn run(shard: &mut Shard) -> Result<Stop> {
 /// What the loop does next.
 enum Next {
     Events(Piece),
+    Held,
     Due,
     Swap,
     Stop,
     Row,
     Redrive,
     Parked,
+}
+
+/// How work on some events ended.
+enum Worked {
+    All,
+    /// Another version has taken over: what was left comes again.
+    Swapped,
+    Stopped(Stop),
 }
 
 /// A run of the loop.
@@ -122,10 +141,11 @@ struct Run<'a> {
     purged: Vec<(ConsumerId, EventId)>,
     /// The last event that was passed.
     last: Option<Event>,
-    /// The next call takes no more events than this: the prefix of a batch that was undone.
-    call_events_max: usize,
-    /// The same, of the next call with parked ones.
-    parked_events_max: usize,
+    /// What waits to be handled with others.
+    held: Held,
+    /// How the next calls are made, and those with parked events.
+    calls: Calls,
+    parked_calls: Calls,
     in_flight: InFlight,
     /// Whether the row says what is handled alone, and what it said before.
     is_marked: bool,
@@ -177,8 +197,9 @@ impl<'a> Run<'a> {
             drained: 0,
             purged: Vec::new(),
             last: None,
-            call_events_max: usize::MAX,
-            parked_events_max: usize::MAX,
+            held: Held::default(),
+            calls: Calls::Any,
+            parked_calls: Calls::Any,
             in_flight: InFlight::default(),
             is_marked: false,
             kept: None,
@@ -207,6 +228,7 @@ impl<'a> Run<'a> {
             let is_quiet = self.gathered.handled == 0;
             let quiet_wait = batch::wait(&self.version.spec.batch, &self.gathered).filter(|_| is_quiet);
             let parked_wait = self.parking.next_due().map(|due| due.since(self.shard.clock.now()));
+            let held_wait = self.held.wait(self.version.spec.batch.linger);
             let look_at = self.redriving.look_at();
             let is_free = self.in_flight.is_empty();
             let is_idle_due = (!is_quiet || self.row_is_due) && is_free;
@@ -217,6 +239,7 @@ impl<'a> Run<'a> {
                 () = self.shard.poke.notified() => return Ok(Next::Row),
                 piece = self.events.next() => return Ok(Next::Events(piece?)),
                 () = sleep_until(look_at.unwrap_or(self.since)), if look_at.is_some() => return Ok(Next::Redrive),
+                () = sleep(held_wait.unwrap_or_default()), if held_wait.is_some() => return Ok(Next::Held),
                 () = sleep(parked_wait.unwrap_or_default()), if parked_wait.is_some() && is_free => return Ok(Next::Parked),
                 () = std::future::ready(()), if is_idle_due => return Ok(Next::Due),
                 commit = self.in_flight.next() => self.settled(&commit?),
@@ -225,19 +248,32 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Handles the events of a piece, committing whenever that is due. Gives a reason when the shard must stop.
+    /// Handles the events of a piece, at once or with others. Gives a reason when the shard must stop.
     async fn handle(&mut self, piece: &Piece) -> Result<Option<Stop>> {
-        let selected = self.share.select(piece, &**self.shard.tailer.source());
-        let mut rest: &[Event] = &selected.matching;
+        let mut selected = self.share.select(piece, &**self.shard.tailer.source());
+        let seen = Seen::of(piece, &mut selected);
+        if self.version.factory.takes_many() {
+            self.held.add(&selected.matching, seen);
+            return self.handle_held().await;
+        }
+        match self.work(&selected.matching).await? {
+            Worked::All => self.pass_over(seen).await,
+            Worked::Swapped => Ok(None),
+            Worked::Stopped(stop) => Ok(Some(stop)),
+        }
+    }
+
+    /// Handles events, committing whenever that is due.
+    async fn work(&mut self, mut rest: &[Event]) -> Result<Worked> {
         while let Some(first) = rest.first() {
             if self.parking.holds(first) && self.ready_at(first) <= self.shard.clock.now() {
                 match self.park(first, None).await? {
                     After::Again => {}
                     After::Next => rest = rest.get(1..).unwrap_or_default(),
-                    After::Stop(stop) => return Ok(Some(stop)),
+                    After::Stop(stop) => return Ok(Worked::Stopped(stop)),
                 }
                 if self.is_due_or_swapped().await? {
-                    return Ok(None);
+                    return Ok(Worked::Swapped);
                 }
                 continue;
             }
@@ -245,14 +281,14 @@ impl<'a> Run<'a> {
             if ready.is_empty() {
                 let ready_at = self.ready_at(first);
                 if let After::Stop(stop) = self.wait_until(ready_at).await? {
-                    return Ok(Some(stop));
+                    return Ok(Worked::Stopped(stop));
                 }
                 if self.is_swapped().await? {
-                    return Ok(None);
+                    return Ok(Worked::Swapped);
                 }
                 continue;
             }
-            let most = std::mem::replace(&mut self.call_events_max, usize::MAX);
+            let most = self.calls.most();
             let handled = self.call(ready, most).await?;
             let (done, open) = rest.split_at(handled.done.min(rest.len()));
             self.gather(done, handled.changes);
@@ -262,20 +298,24 @@ impl<'a> Run<'a> {
                 match self.failed(failure, undone, open.first().unwrap_or(first)).await? {
                     After::Again => {}
                     After::Next => rest = open.get(1..).unwrap_or_default(),
-                    After::Stop(stop) => return Ok(Some(stop)),
+                    After::Stop(stop) => return Ok(Worked::Stopped(stop)),
                 }
             }
             if self.is_due_or_swapped().await? {
-                return Ok(None);
+                return Ok(Worked::Swapped);
             }
             if *self.shard.stop.borrow() && !rest.is_empty() {
-                return Ok(Some(Stop::Asked));
+                return Ok(Worked::Stopped(Stop::Asked));
             }
         }
-        let (seen, unseen) = piece.events().split_at(selected.seen);
-        self.skip(seen, selected.matching.len(), selected.others);
-        if let (Some(message), Some(event)) = (selected.failure, unseen.first()) {
-            if let After::Stop(stop) = self.failed(Failure::of_filter(message), 0, event).await? {
+        Ok(Worked::All)
+    }
+
+    /// Moves over what was looked at behind the last event that was handled.
+    async fn pass_over(&mut self, seen: Seen) -> Result<Option<Stop>> {
+        self.skip(&seen);
+        if let Some((message, event)) = seen.failure {
+            if let After::Stop(stop) = self.failed(Failure::of_filter(message), 0, &event).await? {
                 return Ok(Some(stop));
             }
             self.events = self.shard.tailer.subscribe(self.next_row.cursor.clone());
@@ -348,7 +388,7 @@ impl<'a> Run<'a> {
 
     /// Nothing is ready: what was gathered is committed.
     async fn rest(&mut self) -> Result<()> {
-        if !self.redriving.is_due() && !self.is_parked_due() {
+        if !self.redriving.is_due() && !self.is_parked_due() && self.held.is_empty() {
             self.shard.remembered.suspicion.rest(&self.next_row.cursor, &**self.shard.tailer.source());
         }
         self.commit().await
@@ -367,6 +407,11 @@ impl<'a> Run<'a> {
         (self.handler, self.known) = (None, None);
         self.share = Share::new(&version.spec, self.shard.id.index);
         self.version = version;
+        if !self.held.is_empty() {
+            // The new version may want others.
+            self.held = Held::default();
+            self.events = self.shard.tailer.subscribe(self.next_row.cursor.clone());
+        }
     }
 
     /// Somebody moved the position. What was gathered is committed if that still can be; the next run sees the row.

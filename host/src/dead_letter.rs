@@ -20,10 +20,9 @@ pub struct DeadLetter {
     pub shard: ShardId,
     /// The event, whole: it outlives its stream's.
     pub event: Event,
-    /// What happened at the last attempt, when, and what the guest logged; a trap's message has its backtrace.
+    /// What happened at the last attempt, when, and what the guest logged; a trap's message has its backtrace. Of what was skipped
+    /// the code says so, and the message begins with what it was.
     pub reason: Reason,
-    /// Whether it was to be skipped, so that nobody is expected to look at it.
-    pub is_skipped: bool,
     /// How often it was tried.
     pub attempts: u32,
     /// The component that failed.
@@ -87,7 +86,6 @@ struct Record {
     timestamp: i64,
     headers: Headers,
     reason: Reason,
-    skipped: bool,
     attempts: u32,
     digest: Digest,
 }
@@ -100,7 +98,7 @@ impl DeadLetter {
 
     /// Its column `record`.
     pub(crate) fn record(&self) -> Result<String> {
-        let Self { event, reason, is_skipped, attempts, digest, .. } = self.clone();
+        let Self { event, reason, attempts, digest, .. } = self.clone();
         let record = Record {
             cursor: hex::encode(&event.cursor.0),
             r#type: event.r#type,
@@ -108,7 +106,6 @@ impl DeadLetter {
             timestamp: event.timestamp.0,
             headers: event.headers,
             reason,
-            skipped: is_skipped,
             attempts,
             digest,
         };
@@ -135,7 +132,7 @@ impl DeadLetter {
             metadata,
             headers: record.headers,
         };
-        let Record { reason, skipped: is_skipped, attempts, digest, .. } = record;
-        Ok(Self { shard, event, reason, is_skipped, attempts, digest, redrive_at, redrive_pace: Duration::ZERO })
+        let Record { reason, attempts, digest, .. } = record;
+        Ok(Self { shard, event, reason, attempts, digest, redrive_at, redrive_pace: Duration::ZERO })
     }
 }

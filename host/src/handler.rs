@@ -45,6 +45,11 @@ pub trait HandlerFactory: Send + Sync {
 
     /// A handler with nothing in its memory, for one shard.
     async fn create(&self, view: View) -> Result<Box<dyn Handler>, Failure>;
+
+    /// Whether one call of theirs takes many events, so that it is worth waiting for more.
+    fn takes_many(&self) -> bool {
+        false
+    }
 }
 
 /// Why an event could not be handled.
@@ -55,6 +60,9 @@ pub struct Failure {
     /// The event that failed, by its index in the call. Beyond `done` where a batch was undone as a whole: then the
     /// events before it must be called again, by themselves, and nothing counts as an attempt yet.
     pub index: usize,
+    /// How many events from that one on it may have been: a batch that trapped does not say which one it was of, and each of them
+    /// must be called again alone. 1 where it is known.
+    pub among: usize,
     /// One sentence for the operator, and a backtrace where there is one.
     pub message: String,
     /// The guest asks to wait at least this long.
@@ -68,7 +76,15 @@ pub struct Failure {
 impl Failure {
     /// The filter has no answer.
     pub(crate) fn of_filter(message: String) -> Self {
-        Self { kind: FailureKind::Filter, index: 0, message, after: None, logs: String::new(), is_of_start: false }
+        Self {
+            kind: FailureKind::Filter,
+            index: 0,
+            among: 1,
+            message,
+            after: None,
+            logs: String::new(),
+            is_of_start: false,
+        }
     }
 }
 

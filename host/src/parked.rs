@@ -66,8 +66,8 @@ impl Parked {
             logs: String::new(),
         };
         let shard = shard.clone();
-        let (is_skipped, attempts, redrive_at, redrive_pace) = (false, 0, Some(now), Duration::ZERO);
-        let letter = DeadLetter { shard, event, reason, is_skipped, attempts, digest, redrive_at, redrive_pace };
+        let (attempts, redrive_at, redrive_pace) = (0, Some(now), Duration::ZERO);
+        let letter = DeadLetter { shard, event, reason, attempts, digest, redrive_at, redrive_pace };
         Self { place, letter }
     }
 

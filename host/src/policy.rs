@@ -137,6 +137,17 @@ pub fn reason(failure: &Failure, event: &EventId, now: Timestamp) -> Reason {
     }
 }
 
+/// The code of the reason of a dead letter that nobody is expected to look at.
+pub const SKIPPED: &str = "skipped";
+
+/// The reason of an event that is skipped: its message begins with what it was.
+pub fn skipped(reason: Reason) -> Reason {
+    if reason.code == SKIPPED {
+        return reason;
+    }
+    Reason { code: SKIPPED.to_owned(), message: format!("{}: {}", reason.code, reason.message), ..reason }
+}
+
 /// The code of a reason why a shard stands that parks no more.
 pub const FULL: &str = "full";
 
@@ -189,7 +200,7 @@ mod tests {
 
     fn failure(kind: FailureKind, after_ms: Option<u64>) -> Failure {
         let after = after_ms.map(Duration::from_millis);
-        Failure { kind, index: 0, message: String::new(), after, logs: String::new(), is_of_start: false }
+        Failure { kind, index: 0, among: 1, message: String::new(), after, logs: String::new(), is_of_start: false }
     }
 
     fn steady() -> RetryPolicy {

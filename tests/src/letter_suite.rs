@@ -38,7 +38,6 @@ pub fn letter(shard: &ShardId, id: &str, at: i64) -> DeadLetter {
         shard: shard.clone(),
         event,
         reason,
-        is_skipped: false,
         attempts: 8,
         digest: Digest::of(b"wasm"),
         redrive_at: None,
@@ -61,7 +60,6 @@ pub async fn a_dead_letter_is_there_iff_its_move_is<P: Place>() {
     let mut given = letter(&shard("c"), "7", 1_900_000_000_000_000);
     given.event.timestamp = Timestamp(i64::MIN);
     given.event.metadata = (0..=255).cycle().take(70_000).collect::<Vec<u8>>().into();
-    given.is_skipped = true;
     let set = |cursor: &str| Commit { dead_letters: vec![given.clone()], ..advance(&start, cursor) };
     commit(&*store, set("1")).await.unwrap();
     let other = Commit { dead_letters: vec![letter(&shard("c"), "8", 0)], ..advance(&start, "2") };

@@ -11,6 +11,8 @@ pub mod letter_suite;
 pub mod native;
 pub mod park_suite;
 pub mod place;
+mod policy_case;
+pub mod policy_suite;
 pub mod project;
 pub mod proof;
 pub mod reflex_suite;

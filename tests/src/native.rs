@@ -70,7 +70,15 @@ impl<L: Logic> Handler for NativeHandler<L> {
 
 /// A failure of a kind, as a logic returns it.
 pub fn failure(kind: FailureKind, message: &str) -> Failure {
-    Failure { kind, index: 0, message: message.to_owned(), after: None, logs: String::new(), is_of_start: false }
+    Failure {
+        kind,
+        index: 0,
+        among: 1,
+        message: message.to_owned(),
+        after: None,
+        logs: String::new(),
+        is_of_start: false,
+    }
 }
 
 /// An error of the view, as a failure of the event.

@@ -82,7 +82,7 @@ fn dead_letters_outlive_a_restart_and_are_purged_by_name_or_all_at_once() {
     project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "4");
     host.kill();
     let list = || project.json(&["dlq", "list", "subject"]);
-    assert_eq!(all(&list(), "/skipped"), [true, true, true]);
+    assert_eq!(all(&list(), "/reason/code"), ["skipped", "skipped", "skipped"]);
     assert_eq!(project.json(&["dlq", "list", "subject", "--match", "skipped"]), list());
     let without = project.run(&["dlq", "purge", "subject", "--all"]);
     assert_eq!(without.status.code(), Some(3), "nobody runs who could");
@@ -160,7 +160,9 @@ fn an_event_that_blocks_is_skipped_by_name_and_set_aside() {
     assert_eq!(project.json(&["state", "get", "subject", "ids", "--as", "text"])["value"], "1 3 ");
     let letters = project.json(&["dlq", "list", "subject"]);
     assert_eq!(all(&letters, "/event/id"), ["2", "4"]);
-    assert_eq!(all(&letters, "/reason/code"), ["reject", "trap"]);
+    assert_eq!(all(&letters, "/reason/code"), ["skipped", "skipped"]);
+    assert!(letters[0]["reason"]["message"].as_str().unwrap().starts_with("reject: "), "{letters}");
+    assert!(letters[1]["reason"]["message"].as_str().unwrap().starts_with("trap: "), "{letters}");
     assert_eq!(all(&letters, "/attempts"), [1, 3]);
     let refused = project.run(&["consumer", "skip", "subject", "4"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("not blocked"), "{refused:?}");

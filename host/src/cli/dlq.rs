@@ -226,17 +226,12 @@ fn row(letter: &DeadLetterView) -> Vec<String> {
     vec![
         letter.event.id.clone(),
         letter.reason.since.to_string(),
-        reason(letter),
+        letter.reason.code.clone(),
         letter.attempts.to_string(),
         letter.event.r#type.to_string(),
         letter.event.foreign_id.clone(),
         letter.reason.message.lines().next().unwrap_or_default().to_owned(),
     ]
-}
-
-fn reason(letter: &DeadLetterView) -> String {
-    let skipped = if letter.skipped { ", skipped" } else { "" };
-    format!("{}{skipped}", letter.reason.code)
 }
 
 fn lines(letter: &DeadLetterView) -> Vec<(&'static str, String)> {
@@ -253,7 +248,7 @@ fn lines(letter: &DeadLetterView) -> Vec<(&'static str, String)> {
     ];
     lines.extend(event.headers.iter().map(|(name, value)| ("header", format!("{name}: {value}"))));
     lines.extend([
-        ("reason", reason(letter)),
+        ("reason", letter.reason.code.clone()),
         ("", letter.reason.message.clone()),
         ("set aside", letter.reason.since.to_string()),
         ("attempts", letter.attempts.to_string()),

@@ -240,14 +240,15 @@ pub struct Shards {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Batch {
-    /// The most events that share a commit. Default 16,384.
+    /// The most events that share a commit; of a `batch-handler` the most that share a call, too, up to 1,024. Default 16,384.
     #[schemars(example = 16384)]
     pub max: Option<i64>,
-    /// Bytes of changes after which a commit takes no more events. Default 4MiB.
+    /// Bytes of changes after which a commit takes no more events, and the most bytes of events that a `batch-handler` gets in one
+    /// call, a single event apart. Default 4MiB.
     #[schemars(example = &"4MiB")]
     pub bytes: Option<String>,
     /// The time from a batch's first event to its commit; as long as the commit before it is being written, the batch
-    /// goes on growing. Default 5ms.
+    /// goes on growing. Events of a `batch-handler` wait so long for others to fill their call. Default 5ms.
     #[schemars(example = &"5ms")]
     pub linger: Option<String>,
 }

@@ -15,6 +15,41 @@ use crate::{
     view::{View, ViewSpec},
 };
 
+/// How many events the next calls may have.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Calls {
+    /// As many as there are.
+    #[default]
+    Any,
+    /// The next one so many: those before an event that failed, of a call that was undone.
+    Prefix(usize),
+    /// So many calls one event each: a call was undone, and nobody knows which event it was of.
+    Singly(usize),
+}
+
+impl Calls {
+    /// How a call that was undone is made again, if it was more than the event that failed.
+    pub(super) fn after(failure: &Failure, undone: usize) -> Option<Self> {
+        match (undone, failure.among) {
+            (0, 0 | 1) => None,
+            (0, among) => Some(Self::Singly(among)),
+            (undone, _) => Some(Self::Prefix(undone)),
+        }
+    }
+
+    /// The most events that the next call may have.
+    pub(super) fn most(&mut self) -> usize {
+        let (most, next) = match *self {
+            Self::Any => (usize::MAX, Self::Any),
+            Self::Prefix(most) => (most, Self::Any),
+            Self::Singly(0 | 1) => (1, Self::Any),
+            Self::Singly(calls) => (1, Self::Singly(calls - 1)),
+        };
+        *self = next;
+        most
+    }
+}
+
 impl Run<'_> {
     /// One turn of the handler, or one event where a host may have ended of it.
     pub(super) async fn call(&mut self, rest: &[Event], most: usize) -> Result<Handled> {
@@ -28,12 +63,22 @@ impl Run<'_> {
 
     /// One turn of the handler, with as many events as the batch has room for.
     pub(super) async fn call_together(&mut self, rest: &[Event], most: usize) -> Result<Handled> {
-        let room = self.version.spec.batch.max.saturating_sub(self.gathered.handled);
-        let most = most.min(room.clamp(1, batch::CALL_EVENTS_MAX) as usize);
+        let policy = &self.version.spec.batch;
+        let room = policy.max.saturating_sub(self.gathered.handled);
+        let events = if self.version.factory.takes_many() {
+            let most = most.min(policy.max.clamp(1, batch::CALL_EVENTS_MAX) as usize);
+            within(rest.get(..most).unwrap_or(rest), policy.bytes)
+        } else {
+            rest.get(..most.min(room.clamp(1, batch::CALL_EVENTS_MAX) as usize)).unwrap_or(rest)
+        };
+        if events.len() > room as usize {
+            // A call is not divided because others came before it.
+            self.commit().await?;
+        }
         let failure = self.make_handler().await?;
         let Some(handler) = &mut self.handler else { return Ok(Handled { failure, ..Handled::default() }) };
         let began = Instant::now();
-        let handled = handler.handle(rest.get(..most).unwrap_or(rest)).await;
+        let handled = handler.handle(events).await;
         self.shard.metrics.call_seconds.observe(began.elapsed().as_secs_f64());
         Ok(handled)
     }
@@ -97,4 +142,15 @@ impl Run<'_> {
             emitted: Emitted::new(&self.version.spec.past, self.shard.tailer.source()),
         }
     }
+}
+
+/// The first of the events, as many as come to so many bytes; one at least.
+fn within(events: &[Event], bytes: u64) -> &[Event] {
+    let mut sum = 0;
+    let fits = |event: &&Event| {
+        sum += event.bytes() as u64;
+        sum <= bytes
+    };
+    let count = events.iter().take_while(fits).count().max(1);
+    events.get(..count).unwrap_or(events)
 }

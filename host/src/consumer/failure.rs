@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::{Run, is_raised, is_replaced};
+use super::{Run, calling::Calls, is_raised, is_replaced};
 use crate::{
     dead_letter::DeadLetter,
     error::Result,
@@ -12,7 +12,7 @@ use crate::{
     handler::{Failure, FailureKind},
     policy::{self, Decision, OnExhausted},
     shard::Stop,
-    store::Status,
+    store::{Reason, Status},
     view::View,
 };
 
@@ -38,8 +38,8 @@ impl Run<'_> {
             self.settle().await?;
             return Err(error);
         }
-        if undone > 0 {
-            self.call_events_max = undone;
+        if let Some(calls) = Calls::after(&failure, undone) {
+            self.calls = calls;
             return self.commit().await.map(|()| After::Again);
         }
         let attempts = self.next_row.attempts + 1;
@@ -49,7 +49,8 @@ impl Run<'_> {
             attempts, kind = failure.kind.code(), ?decision, "event failed: {}", failure.message);
         self.shard.metrics.failed(failure.kind.code());
         self.next_row.attempts = attempts;
-        self.next_row.reason = Some(policy::reason(&failure, &event.id, self.shard.clock.now()));
+        let reason = policy::reason(&failure, &event.id, self.shard.clock.now());
+        self.next_row.reason = Some(reason.clone());
         self.row_is_due = true;
         let parks = self.version.spec.retry.on_exhausted == OnExhausted::ParkKey && !failure_is_of_start;
         match decision {
@@ -60,8 +61,8 @@ impl Run<'_> {
                 self.next_row.status = Status::Blocked;
                 Ok(After::Stop(Stop::Blocked(self.next_row.reason.clone())))
             }
-            Decision::End(OnExhausted::DeadLetter) => self.set_aside(event, false).await,
-            Decision::End(OnExhausted::Skip) => self.set_aside(event, true).await,
+            Decision::End(OnExhausted::DeadLetter) => self.set_aside(event, reason).await,
+            Decision::End(OnExhausted::Skip) => self.set_aside(event, policy::skipped(reason)).await,
         }
     }
 
@@ -97,7 +98,6 @@ impl Run<'_> {
             shard: self.shard.id.clone(),
             event: event.clone(),
             reason,
-            is_skipped: false,
             attempts: self.next_row.attempts,
             digest: self.version.factory.digest(),
             redrive_at,
@@ -108,13 +108,12 @@ impl Run<'_> {
     }
 
     /// Goes on without an event: it is set aside in the commit that moves the cursor past it.
-    async fn set_aside(&mut self, event: &Event, is_skipped: bool) -> Result<After> {
-        let Some(reason) = self.next_row.reason.take() else { return Ok(After::Again) };
+    async fn set_aside(&mut self, event: &Event, reason: Reason) -> Result<After> {
+        self.next_row.reason = None;
         self.dead_letters.push(DeadLetter {
             shard: self.shard.id.clone(),
             event: event.clone(),
             reason,
-            is_skipped,
             attempts: std::mem::take(&mut self.next_row.attempts),
             digest: self.version.factory.digest(),
             redrive_at: None,

@@ -3,7 +3,7 @@
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
-use super::Run;
+use super::{Run, held::Seen};
 use crate::{
     batch,
     changes::Changes,
@@ -23,13 +23,12 @@ impl Run<'_> {
         self.gathered.handled += u32::try_from(done.len()).unwrap_or(u32::MAX);
     }
 
-    /// Moves over the events of a piece that the filter left out, or that are other shards'.
-    pub(super) fn skip(&mut self, events: &[Event], matching: usize, others: usize) {
-        let skipped = events.len().saturating_sub(matching);
-        if let (Some(last), 1..) = (events.last(), skipped) {
+    /// Moves over the events that the filter left out, or that are other shards'.
+    pub(super) fn skip(&mut self, seen: &Seen) {
+        if let (Some(last), 1..) = (&seen.last, seen.skipped) {
             self.pass(last);
-            self.gathered.skipped += u32::try_from(skipped).unwrap_or(u32::MAX);
-            self.shard.metrics.skipped.inc_by(skipped.saturating_sub(others) as u64);
+            self.gathered.skipped += u32::try_from(seen.skipped).unwrap_or(u32::MAX);
+            self.shard.metrics.skipped.inc_by(seen.skipped.saturating_sub(seen.others) as u64);
         }
     }
 

@@ -3,7 +3,7 @@
 use bytestring::ByteString;
 use tokio::time::Instant;
 
-use super::{Run, failure::After, parking::TURN};
+use super::{Run, calling::Calls, failure::After, parking::TURN};
 use crate::{
     dead_letter::DeadLetter,
     error::{Error, Result},
@@ -161,7 +161,7 @@ impl Run<'_> {
             }
             _ => {
                 let run = wanted.matching.iter().zip(&events).take_while(|(a, b)| a.id == b.id).count();
-                let most = std::mem::replace(&mut self.parked_events_max, usize::MAX);
+                let most = self.parked_calls.most();
                 self.call(events.get(..run).unwrap_or_default(), most).await?
             }
         };
@@ -226,8 +226,8 @@ impl Run<'_> {
             self.settle().await?;
             return Err(error);
         }
-        if undone > 0 {
-            self.parked_events_max = undone;
+        if let Some(calls) = Calls::after(&failure, undone) {
+            self.parked_calls = calls;
             return Ok(true);
         }
         let (spec, digest, now) = (self.version.spec.clone(), self.version.factory.digest(), self.shard.clock.now());
@@ -242,7 +242,9 @@ impl Run<'_> {
         letter.digest = digest;
         letter.shard = self.shard.id.clone();
         if let Decision::End(end @ (OnExhausted::DeadLetter | OnExhausted::Skip)) = decision {
-            letter.is_skipped = end == OnExhausted::Skip;
+            if end == OnExhausted::Skip {
+                letter.reason = policy::skipped(letter.reason);
+            }
             self.dead_letters.push(letter);
             self.set_aside += 1;
             self.unpark(parked);

@@ -132,7 +132,10 @@ impl Run<'_> {
         tracing::warn!(shard = %self.shard.id, event = %letter.event.id, kind = failure.kind.code(),
             "redriven event failed: {}", failure.message);
         self.shard.metrics.failed(failure.kind.code());
-        let reason = policy::reason(&failure, &letter.event.id, self.shard.clock.now());
+        let mut reason = policy::reason(&failure, &letter.event.id, self.shard.clock.now());
+        if letter.reason.code == policy::SKIPPED {
+            reason = policy::skipped(reason);
+        }
         let (attempts, digest) = (letter.attempts.saturating_add(1), self.version.factory.digest());
         self.dead_letters.push(DeadLetter { reason, attempts, digest, ..letter });
         self.row_is_due = true;

@@ -144,7 +144,14 @@ fn crashed(what: &str, is_of_start: bool) -> Handled {
         "two host processes have ended while {what}, the second one with nothing else at work: it is not done a third time. The \
          hosts' logs and the system's (out of memory?) may tell why"
     );
-    let failure =
-        Failure { kind: FailureKind::Crash, index: 0, message, after: None, logs: String::new(), is_of_start };
+    let failure = Failure {
+        kind: FailureKind::Crash,
+        index: 0,
+        among: 1,
+        message,
+        after: None,
+        logs: String::new(),
+        is_of_start,
+    };
     Handled { failure: Some(failure), ..Handled::default() }
 }

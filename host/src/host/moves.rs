@@ -140,8 +140,7 @@ impl Host {
             let letter = DeadLetter {
                 shard: from.shard.clone(),
                 event,
-                reason,
-                is_skipped: true,
+                reason: policy::skipped(reason),
                 attempts: from.attempts,
                 digest: from.digest.unwrap_or_else(|| version.factory.digest()),
                 redrive_at: None,
@@ -199,7 +198,7 @@ impl Host {
         let index = running.version().spec.shards.of(&key.head.event);
         let set_aside = |heads: Vec<Parked>| Commit {
             unparked: heads.iter().map(Parked::id).collect(),
-            dead_letters: heads.into_iter().map(|head| DeadLetter { is_skipped: true, ..head.letter }).collect(),
+            dead_letters: heads.into_iter().map(|head| skipped(head.letter)).collect(),
             ..Commit::default()
         };
         let is_there = change_heads(store, &shard(consumer, index), &[key], set_aside).await?;
@@ -373,4 +372,8 @@ pub(super) fn not_here(consumer: &ConsumerId) -> Error {
 
 fn too_fast(consumer: &ConsumerId) -> Error {
     Error::fenced(format!("{consumer} commits faster than it can be moved; try again"))
+}
+
+fn skipped(letter: DeadLetter) -> DeadLetter {
+    DeadLetter { reason: policy::skipped(letter.reason), ..letter }
 }

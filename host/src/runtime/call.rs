@@ -83,12 +83,12 @@ pub(super) fn returned(index: usize, failure: types::Failure) -> Failure {
         message.push_str(&format!("\n  {name}: {value}"));
     }
     let after = failure.after_ms.map(|ms| Duration::from_millis(ms.into()));
-    Failure { kind, index, message, after, logs: String::new(), is_of_start: false }
+    Failure { after, ..failed(index, kind, message) }
 }
 
 /// A failure that the host noticed.
 pub(super) fn failed(index: usize, kind: FailureKind, message: String) -> Failure {
-    Failure { kind, index, message, after: None, logs: String::new(), is_of_start: false }
+    Failure { kind, index, among: 1, message, after: None, logs: String::new(), is_of_start: false }
 }
 
 /// A bug of the host ends one call, not the host.

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::{
     engine::{Compiled, Engine},
     gate,
+    inspection::HandlerKind,
     instance::Instance,
 };
 use crate::{
@@ -61,5 +62,9 @@ impl HandlerFactory for GuestFactory {
 
     async fn create(&self, view: View) -> Result<Box<dyn Handler>, Failure> {
         Ok(Box::new(self.instance(view).await?))
+    }
+
+    fn takes_many(&self) -> bool {
+        self.compiled.inspection().handler == HandlerKind::BatchHandler
     }
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     deployment::StateScope,
     event::Event,
-    handler::{Failure, Handled, Handler},
+    handler::{Failure, FailureKind, Handled, Handler},
     limits::Limits,
     view::View,
 };
@@ -86,10 +86,9 @@ impl Instance {
         Ok(())
     }
 
-    /// The event that a failed call is blamed on. A batch does not say where it trapped: it is halved until the event
-    /// runs alone.
-    fn blamed(&self) -> usize {
-        self.done + self.calling / 2
+    /// A failure of the call that runs. A batch does not say which of its events it was.
+    fn failed(&self, kind: FailureKind, message: String) -> Failure {
+        Failure { among: self.calling.max(1), ..failed(self.done, kind, message) }
     }
 
     fn failure(&mut self, stopped: Stopped) -> Failure {
@@ -98,7 +97,7 @@ impl Instance {
             Stopped::Guest(index, failure) => returned(self.done + index, failure),
             Stopped::Call(error) => {
                 let (kind, message) = trap::read(error, &words, &self.limits);
-                failed(self.blamed(), kind, message)
+                self.failed(kind, message)
             }
         }
     }
@@ -107,7 +106,7 @@ impl Instance {
         let ctx = self.store.data_mut();
         ctx.flush_output();
         let (kind, message) = ctx.meter.wall.passed("of wall time").into_parts();
-        failed(self.blamed(), kind, message)
+        self.failed(kind, message)
     }
 }
 
@@ -123,7 +122,7 @@ impl Handler for Instance {
         let failure = match ended {
             Some(Ok(Ok(()))) => None,
             Some(Ok(Err(stopped))) => Some(self.failure(stopped)),
-            Some(Err(panic)) => Some(host_panic(self.blamed(), panic)),
+            Some(Err(panic)) => Some(host_panic(self.done, panic)),
             None => Some(self.waited_too_long()),
         };
         let failure = failure.map(|failure| Failure { logs: self.store.data_mut().take_logs(), ..failure });

@@ -32,9 +32,6 @@ use super::{
 /// Dead letters that one answer holds, and one commit changes, at the most.
 const LETTERS_MAX: u32 = 1_000;
 
-/// What stands for all that were skipped, whatever failed.
-const SKIPPED: &str = "skipped";
-
 /// Dead letters that a redrive has handled a second: one a day to as many as there can be.
 const RATE_MIN: f64 = 0.00001;
 const RATE_MAX: f64 = 1_000_000.0;
@@ -73,8 +70,7 @@ impl<'a> Match<'a> {
 
     fn matches(&self, letter: &DeadLetter) -> bool {
         let reason = &letter.reason;
-        let is_skipped = letter.is_skipped && self.code == SKIPPED;
-        (self.code.is_empty() || reason.code == self.code || is_skipped) && reason.message.contains(self.text)
+        (self.code.is_empty() || reason.code == self.code) && reason.message.contains(self.text)
     }
 }
 
@@ -159,8 +155,6 @@ pub struct DeadLetterView {
     pub event: EventView,
     /// What happened at the last attempt.
     pub reason: Reason,
-    /// Whether the consumer's policy is to skip: nobody is expected to look at it.
-    pub skipped: bool,
     /// How often it was tried.
     pub attempts: u32,
     /// The component that failed.
@@ -175,7 +169,6 @@ impl From<DeadLetter> for DeadLetterView {
         Self {
             event: letter.event.into(),
             reason: letter.reason,
-            skipped: letter.is_skipped,
             attempts: letter.attempts,
             digest: letter.digest.to_string(),
             redrive_since: letter.redrive_at,
