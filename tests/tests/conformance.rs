@@ -80,6 +80,7 @@ conformance! {
         store_suite::the_newest_deployment_is_the_active_one;
         store_suite::two_hosts_racing_commit_each_event_once;
         store_suite::two_hosts_with_one_fence_commit_each_event_once;
+        policy_suite::every_failure_ends_as_its_policy_says;
         sweep_suite::a_crash_at_any_failpoint_leaves_old_or_new;
         sweep_suite::an_error_at_any_failpoint_has_a_true_answer_for_each_commit;
         sweep_suite::a_crash_in_a_claim_leaves_a_row_that_can_be_claimed;
