@@ -75,6 +75,11 @@ impl Timestamp {
         Self(self.0.saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    /// Seconds since 1970, as metrics have them.
+    pub fn seconds(self) -> f64 {
+        Duration::from_micros(self.0.unsigned_abs()).as_secs_f64().copysign(if self.0 < 0 { -1.0 } else { 1.0 })
+    }
+
     /// The time from `earlier` to this moment; zero when `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

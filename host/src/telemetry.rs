@@ -11,6 +11,7 @@ use prometheus_client::{
 use crate::{
     error::{Error, Result},
     metrics::{ConsumerLabels, KindLabels, Metrics},
+    store::Reason,
 };
 
 /// A host's registry, and what is brought up to date when somebody looks: lag moves on a clock, not on events.
@@ -20,6 +21,9 @@ pub struct Telemetry {
     lag_events: Family<ConsumerLabels, Gauge>,
     lag_seconds: Family<ConsumerLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
     standing: Family<KindLabels, Gauge>,
+    attempts: Family<ConsumerLabels, Gauge>,
+    next_retry: Family<ConsumerLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    reason: Family<KindLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
     held_up: Family<StreamLabels, Gauge>,
     held_up_seconds: Family<StreamLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
 }
@@ -34,6 +38,10 @@ pub struct Reading {
     pub lag_seconds: Option<f64>,
     /// `running`, `blocked`, `paused`, `stalled` or `stopped`.
     pub standing: &'static str,
+    /// How often the next event has failed.
+    pub attempts: u32,
+    /// Why it stands still or tries again, if it does: the last error, or what somebody said who paused it.
+    pub reason: Option<Reason>,
 }
 
 /// The labels of a stream's metrics.
@@ -72,6 +80,20 @@ impl Default for Telemetry {
             "1 for the state that it is in, 0 for the others",
             Clone::clone(&standing),
         );
+        let (attempts, next_retry, reason) = (Family::default(), Family::default(), Family::default());
+        registry.register("consumer_attempts", "How often its next event has failed", Clone::clone(&attempts));
+        registry.register_with_unit(
+            "consumer_next_retry_timestamp",
+            "When that is tried again, as seconds since 1970; absent where it is not by itself",
+            Unit::Seconds,
+            Clone::clone(&next_retry),
+        );
+        registry.register_with_unit(
+            "consumer_reason_timestamp",
+            "Since when it stands still or tries again, as seconds since 1970, by the kind of its reason; absent where it does neither",
+            Unit::Seconds,
+            Clone::clone(&reason),
+        );
         let (held_up, held_up_seconds) = (Family::default(), Family::default());
         registry.register(
             "stream_held_up",
@@ -84,7 +106,19 @@ impl Default for Telemetry {
             Unit::Seconds,
             Clone::clone(&held_up_seconds),
         );
-        Self { registry: Mutex::new(registry), metrics, lag_events, lag_seconds, standing, held_up, held_up_seconds }
+        let registry = Mutex::new(registry);
+        Self {
+            registry,
+            metrics,
+            lag_events,
+            lag_seconds,
+            standing,
+            attempts,
+            next_retry,
+            reason,
+            held_up,
+            held_up_seconds,
+        }
     }
 }
 
@@ -103,25 +137,39 @@ impl Telemetry {
                 self.held_up_seconds.get_or_create(labels).set(*seconds);
             }
         }
+        // An old number would look like a new one.
+        self.reason.clear();
         for reading in readings {
-            // An old number would look like a new one.
-            self.lag_events.remove(&reading.labels);
-            self.lag_seconds.remove(&reading.labels);
-            if let Some(lag) = reading.lag_events {
-                self.lag_events.get_or_create(&reading.labels).set(i64::try_from(lag).unwrap_or(i64::MAX));
-            }
-            if let Some(lag) = reading.lag_seconds {
-                self.lag_seconds.get_or_create(&reading.labels).set(lag);
-            }
-            for kind in ["running", "blocked", "paused", "stalled", "stopped"] {
-                let ConsumerLabels { tenant, consumer } = reading.labels.clone();
-                let labels = KindLabels { tenant, consumer, kind: kind.to_owned() };
-                self.standing.get_or_create(&labels).set(i64::from(kind == reading.standing));
-            }
+            self.read(reading);
         }
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         encode(&mut text, &registry).map_err(|error| Error::corrupt("metrics cannot be written").because(error))?;
         Ok(text)
+    }
+
+    fn read(&self, reading: &Reading) {
+        self.lag_events.remove(&reading.labels);
+        self.lag_seconds.remove(&reading.labels);
+        if let Some(lag) = reading.lag_events {
+            self.lag_events.get_or_create(&reading.labels).set(i64::try_from(lag).unwrap_or(i64::MAX));
+        }
+        if let Some(lag) = reading.lag_seconds {
+            self.lag_seconds.get_or_create(&reading.labels).set(lag);
+        }
+        for kind in ["running", "blocked", "paused", "stalled", "stopped"] {
+            let ConsumerLabels { tenant, consumer } = reading.labels.clone();
+            let labels = KindLabels { tenant, consumer, kind: kind.to_owned() };
+            self.standing.get_or_create(&labels).set(i64::from(kind == reading.standing));
+        }
+        self.attempts.get_or_create(&reading.labels).set(i64::from(reading.attempts));
+        self.next_retry.remove(&reading.labels);
+        let Some(reason) = &reading.reason else { return };
+        let ConsumerLabels { tenant, consumer } = reading.labels.clone();
+        let labels = KindLabels { tenant, consumer, kind: reason.code.clone() };
+        self.reason.get_or_create(&labels).set(reason.since.seconds());
+        if let Some(at) = reason.retry_at {
+            self.next_retry.get_or_create(&reading.labels).set(at.seconds());
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What reflex's own tests show of its consumers, shown of ours. The numbers are those of a list of its tests; the hash that
 //! divides events (33) is tested beside it, in `topology.rs`, and what reflex gets wrong in `tests/tests/reflex.rs`.
 
+mod batches;
 mod failures;
 mod filters;
 mod lag;
@@ -57,6 +58,16 @@ pub const CASES: &[Case] = &[
     Case { number: 7, sentence: "a shutdown is no failure", show: failures::a_shutdown_is_no_failure },
     Case { number: 30, sentence: "what fails too often is set aside in its turn", show: failures::dead_letters },
     Case { number: 30, sentence: "or skipped", show: failures::best_effort },
+    Case { number: 31, sentence: "calls are full, and what is left waits for its time", show: batches::full_calls },
+    Case { number: 31, sentence: "the time counts from the first event that waits", show: batches::the_first_waits },
+    Case { number: 31, sentence: "a call has no more bytes than it may", show: batches::bytes_of_a_call },
+    Case { number: 31, sentence: "what is before the event that fails is called again", show: batches::a_prefix_again },
+    Case { number: 31, sentence: "a batch that traps is called again one by one", show: batches::one_by_one },
+    Case { number: 31, sentence: "filtered events are passed with those that wait", show: batches::filtered_ones },
+    Case { number: 31, sentence: "what a filter cannot judge waits for nobody", show: batches::not_judged },
+    Case { number: 31, sentence: "what waits when it is stopped comes again, once", show: batches::stops },
+    Case { number: 31, sentence: "what waits at a swap goes to the new component", show: batches::swaps },
+    Case { number: 31, sentence: "a batch whose run ended is called again whole", show: batches::ended_runs },
     Case { number: 34, sentence: "the latest place is fixed when a consumer is made", show: starts::latest_is_fixed },
     Case { number: 34, sentence: "a place that cannot be read is not guessed", show: starts::no_place_is_guessed },
 ];

@@ -1,6 +1,6 @@
 //! The API over plain HTTP: who may use it, and what Prometheus finds there.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tendon_tests::project::{Host, Project, get};
 
 const CONFIG: &str = r#"
@@ -17,6 +17,11 @@ const CONFIG: &str = r#"
     stream = "events"
     config = { behaviour = "fail" }
     retry = { attempts = 2, base = "1ms" }
+    [consumer.patient]
+    component = "guest.wasm"
+    stream = "events"
+    config = { behaviour = "fail" }
+    retry = { attempts = 2, base = "1h", cap = "1h", jitter = false }
 "#;
 
 #[test]
@@ -45,6 +50,7 @@ fn prometheus_finds_every_consumer_also_one_that_is_stuck() {
     assert!(other.status.success());
     project.consumer("good", "at the head", |consumer| consumer["cursor"] == "4");
     project.status("poor", "blocked");
+    let patient = project.consumer("patient", "failed once", |consumer| consumer["attempts"] == 1);
 
     let metrics = || get(&api, "/metrics", &format!("Host: {api}\r\n"));
     let text = metrics();
@@ -67,6 +73,27 @@ fn prometheus_finds_every_consumer_also_one_that_is_stuck() {
     for histogram in ["call_seconds", "commit_seconds", "batch_events"] {
         assert!(value(&format!("tendon_consumer_{histogram}_count"), r#"consumer="good""#) > 0.0);
     }
+
+    assert_eq!(value("tendon_consumer_attempts", r#"consumer="good""#), 0.0);
+    assert_eq!(value("tendon_consumer_attempts", r#"consumer="poor""#), 2.0);
+    let moment = |of: &Value| of.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_microsecond() as f64 / 1e6;
+    let reason = &patient["reason"];
+    let retry = value("tendon_consumer_next_retry_timestamp_seconds", r#"consumer="patient""#);
+    assert_eq!(retry, moment(&reason["retry_at"]));
+    let since = value("tendon_consumer_reason_timestamp_seconds", r#"consumer="patient",kind="retry""#);
+    assert_eq!(since, moment(&reason["since"]));
+    assert!((3_600.0..3_610.0).contains(&(retry - since)), "{reason}");
+    for (name, consumer) in [("next_retry", "good"), ("next_retry", "poor"), ("reason", "good")] {
+        let line = format!("tendon_consumer_{name}_timestamp_seconds{{tenant=\"default\",consumer=\"{consumer}\"");
+        assert!(!text.contains(&line), "{line} in:\n{text}");
+    }
+    project.json(&["consumer", "pause", "poor", "--reason", "later"]);
+    let paused = metrics();
+    let kinds: Vec<&str> = paused
+        .lines()
+        .filter(|line| line.starts_with("tendon_consumer_reason_timestamp_seconds{") && line.contains("poor"))
+        .collect();
+    assert!(matches!(kinds[..], [kind] if kind.contains("paused")), "{kinds:?}");
 
     let lag_seconds = |text: &str| {
         let line = text.lines().find(|line| line.starts_with("tendon_consumer_lag_seconds{") && line.contains("poor"));

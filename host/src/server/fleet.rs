@@ -302,6 +302,8 @@ impl ConsumerView {
             lag_events: self.lag_events,
             lag_seconds: self.lag_seconds,
             standing: standing.unwrap_or("stopped"),
+            attempts: self.attempts,
+            reason: self.reason.clone(),
         }
     }
 }

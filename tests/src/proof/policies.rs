@@ -2,6 +2,7 @@
 //! are divided anew while everything fails.
 
 use std::{
+    panic::catch_unwind,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -18,7 +19,7 @@ use tendon::{
     policy::{OnExhausted, RetryPolicy},
     shard::Version,
     source::Source,
-    store::{Epoch, Scope, Store},
+    store::{Commit, Epoch, Scope, Store},
     tailer::Tailer,
     topology::Shards,
 };
@@ -31,7 +32,10 @@ use super::{
 use crate::{
     bench::{self, Bench, Running},
     place::{Place as _, SqlitePlace},
+    policy_suite::{kills, table, table_of_other_policies},
+    reflex_suite::CASES,
     sim::{self, Plan},
+    state_suite::writes,
 };
 
 /// Keys of the stream, one of which is poison.
@@ -42,6 +46,12 @@ const SHARDS: u32 = 8;
 
 /// Runs all of it.
 pub(super) fn prove(report: &mut Report) -> Result<()> {
+    if report.wants("table") {
+        failures(report);
+    }
+    if report.wants("reflex") {
+        behaviours(report);
+    }
     if report.is_whole() {
         simulation(report);
     }
@@ -55,6 +65,29 @@ pub(super) fn prove(report: &mut Report) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Every failure under every policy in every form, and with a kill at each step of the store.
+fn failures(report: &mut Report) {
+    let (ran, killed, control) = (table(), kills(), table_of_other_policies());
+    ran.wrong.iter().chain(&killed.wrong).for_each(|wrong| eprintln!("{wrong}"));
+    report.at_least("failures x policies x forms", 108, ran.count);
+    report.count("of those, left otherwise than the policy says", 0, ran.wrong.len() as u64);
+    report.at_least("the same with a kill at each step of the store", 1_000, killed.count);
+    report.count("of those, torn or left otherwise", 0, killed.wrong.len() as u64);
+    report.at_least("control, compared with the next policy: left otherwise", 1, control.wrong.len() as u64);
+}
+
+/// What reflex's own tests show.
+fn behaviours(report: &mut Report) {
+    let hold = CASES.iter().filter(|case| {
+        let holds = catch_unwind(case.show).is_ok();
+        if !holds {
+            eprintln!("{}: {}: does not hold", case.number, case.sentence);
+        }
+        holds
+    });
+    report.count("behaviours of reflex's consumers that are shown", CASES.len() as u64, hold.count() as u64);
 }
 
 /// Parked keys and shards that are divided anew, on the very loop, under faults.
@@ -95,15 +128,17 @@ async fn poison(report: &mut Report) -> Result<()> {
     fill_with(&place.url(), events, KEYS, report.seed()).await?;
     let bench = Bench::new().await?;
     let (healthy, poisoned) = (bench.guest("count").await?, bench.version_of("count-but-one", 1).await?);
+    let mended = bench.version_of("count-in-order", 2).await?;
     let mut best = [Duration::MAX; 2];
-    let (mut parked, mut drained, mut drained_in) = (0, 0, Duration::MAX);
+    let (mut parked, mut drained, mut disordered, mut drained_in) = (0, 0, 0, Duration::MAX);
     for _ in 0..rounds {
         for (best, factory) in best.iter_mut().zip([&healthy, &poisoned]) {
             let run = Parked::run(&place, factory.clone()).await?;
             *best = (*best).min(run.took);
             if Arc::ptr_eq(factory, &poisoned) {
-                let Drained { waiting, counted, took } = run.mend(&healthy).await?;
+                let Drained { waiting, counted, wrong, took } = run.mend(&mended).await?;
                 (parked, drained, drained_in) = (waiting, drained + counted, drained_in.min(took));
+                disordered += wrong;
             } else {
                 run.database.close().await;
             }
@@ -114,6 +149,10 @@ async fn poison(report: &mut Report) -> Result<()> {
     let [a, b] = [without, with].map(|rate| format!("{rate:.0}/s"));
     report.at_least("events of one poison key among 1,000 that were parked", 1, parked);
     report.count("of those, counted in their key after a reload", parked * rounds, drained);
+    report.count("and not in their order", 0, disordered);
+    let run = Parked::run(&place, poisoned).await?;
+    run.say_was_ahead().await?;
+    report.at_least("control, a key whose last event is said to be ahead", 1, run.mend(&mended).await?.wrong);
     report.beside("how long a reload took until they were", format!("{:.1} ms", drained_in.as_secs_f64() * 1e3));
     report.beside("events handled without it, and others with it", format!("{a}, {b}"));
     report.no_less("1 poison key among 1,000: the others' throughput", "of without", 0.9, with / without);
@@ -133,6 +172,7 @@ struct Parked {
 struct Drained {
     waiting: u64,
     counted: u64,
+    wrong: u64,
     took: Duration,
 }
 
@@ -161,6 +201,15 @@ impl Parked {
         Ok(keys.iter().map(|key| key.events).sum())
     }
 
+    /// Writes into the state of the key that its last event came long after all others.
+    async fn say_was_ahead(&self) -> Result<()> {
+        let mut value = [0; 64];
+        value[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+        let changes = writes(&bench::consumer(&self.name), POISON, [(POISON, Some(&value[..]))]);
+        self.store.commit(&[Commit { changes, ..Commit::default() }]).await.remove(0)?;
+        Ok(())
+    }
+
     /// Reloads a component that can handle the key, and waits until nothing does any more.
     async fn mend(self, factory: &Arc<dyn HandlerFactory>) -> Result<Drained> {
         let waiting = self.parked().await?;
@@ -174,10 +223,11 @@ impl Parked {
         // The last commit is answered once the consumer has stopped: what it wrote is read then.
         self.running.stop().await;
         let scope = Scope { consumer: bench::consumer(&self.name), part: POISON.into() };
-        let value = self.store.get(&scope, &[POISON.into()]).await?.remove(0);
-        let counted = value.and_then(|value| Some(u64::from_le_bytes(*value.first_chunk()?))).unwrap_or_default();
+        let value = self.store.get(&scope, &[POISON.into()]).await?.remove(0).unwrap_or_default();
+        let number = |at: usize| value.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        let (counted, wrong) = (number(0).unwrap_or_default(), number(16).unwrap_or_default());
         self.database.close().await;
-        Ok(Drained { waiting, counted, took })
+        Ok(Drained { waiting, counted, wrong, took })
     }
 }
 

@@ -22,6 +22,8 @@ enum Work {
     Count,
     /// The same, but for the events of one key.
     CountButOne,
+    /// The same, and looks whether ids rise.
+    CountInOrder,
     Emit,
     Compute,
 }
@@ -44,6 +46,7 @@ pub fn init() -> Result<()> {
         Some("parse") => Work::Parse,
         Some("count") => Work::Count,
         Some("count-but-one") => Work::CountButOne,
+        Some("count-in-order") => Work::CountInOrder,
         Some("emit") => Work::Emit,
         Some("compute") => Work::Compute,
         other => return Err(Error::reject(format!("`does` is {other:?}"))),
@@ -67,6 +70,10 @@ pub fn handle(event: &Event) -> Result<()> {
                 return Err(Error::retry("never this one"));
             }
             count(&event.foreign_id)
+        }
+        Some(Work::CountInOrder) => {
+            parse(event)?;
+            count_in_order(event)
         }
         Some(Work::Compute) => {
             compute(event);
@@ -117,6 +124,24 @@ fn count(key: &str) -> Result<()> {
     add(&mut value, 1)?;
     state::set(key, value);
     Ok(())
+}
+
+/// The same; the value has the last event's id as well, and how many came at a place that was not behind the one before.
+fn count_in_order(event: &Event) -> Result<()> {
+    let mut value = state::get(&event.foreign_id).unwrap_or_else(|| vec![0; VALUE_BYTES]);
+    let id: u64 = event.id.parse().map_err(|_| Error::reject("an id that is no number"))?;
+    let (_, places) = value.split_at_mut(8);
+    let (last, wrong) = places.split_at_mut(8);
+    let is_wrong = id <= number(last);
+    last.copy_from_slice(&id.to_le_bytes());
+    add(wrong, is_wrong.into())?;
+    add(&mut value, 1)?;
+    state::set(&event.foreign_id, value);
+    Ok(())
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Reads the values of all keys, counts in them, writes them.

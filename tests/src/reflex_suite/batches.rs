@@ -1,7 +1,7 @@
 //! What a handler that takes many events a call gets: by number, bytes and time, and what becomes of a call that fails.
 
 use std::{
-    future::Future,
+    ops::RangeInclusive,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -15,7 +15,8 @@ use tendon::{
     committer::Committer,
     dead_letter::Letters,
     deployment::Spec,
-    event::{Event, Timestamp},
+    error::Error,
+    event::{Cursor, Event, Timestamp},
     filter::Filter,
     handler::{Failure, FailureKind, Handled, Handler, HandlerFactory},
     policy::{OnExhausted, RetryPolicy},
@@ -24,12 +25,14 @@ use tendon::{
     tailer::Tailer,
     view::View,
 };
-use tendon_tests::{
+use tokio::time::{Instant, sleep};
+
+use super::in_virtual_time;
+use crate::{
     bench::{self, Running},
     native::{failure, infrastructure},
-    place::{MemoryPlace, append, commit, consumer, emit, filled, shard, stream},
+    place::{MemoryPlace, Place as _, append, commit, consumer, emit, filled, read, shard, stream},
 };
-use tokio::time::{Instant, sleep};
 
 /// A call: after how many seconds, under which version, and the ids of its events.
 type Call = (u64, &'static str, Vec<u64>);
@@ -137,15 +140,14 @@ struct Stage {
 
 impl Stage {
     async fn new(events: u64, spec: Spec, fails: Fails) -> Self {
-        let (database, source) =
-            filled(&<MemoryPlace as tendon_tests::place::Place>::fresh().await, "in", events).await;
+        let (database, source) = filled(&MemoryPlace::fresh().await, "in", events).await;
         let calls = Calls { began: Instant::now(), calls: Arc::default() };
         let (tailer, spec) = (Tailer::start(source), Arc::new(spec));
         let running = start(&database, &tailer, &spec, recorder("v1", &calls, fails), 1);
         Self { database, spec, calls, tailer, running }
     }
 
-    async fn append(&self, ids: std::ops::RangeInclusive<u64>) {
+    async fn append(&self, ids: RangeInclusive<u64>) {
         let emits = ids.map(|id| emit(&stream("in"), id - 1)).collect();
         commit(&*self.database.store(), append(emits)).await.unwrap();
     }
@@ -193,19 +195,14 @@ fn never(_: u64) -> Option<FailureKind> {
     None
 }
 
-fn in_virtual_time(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(test);
-}
-
 async fn seconds(seconds: u64) {
     sleep(Duration::from_secs(seconds)).await;
 }
 
 const PLENTY: u64 = 1 << 30;
 
-#[test]
-fn calls_are_full_and_what_is_left_waits_for_its_time() {
+/// Calls are full, and what is left waits for its time.
+pub(super) fn full_calls() {
     for (events, full, left) in [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 1, 0), (5, 1, 2), (7, 2, 1)] {
         in_virtual_time(async {
             let stage = Stage::new(events, spec(3, PLENTY, 60), never).await;
@@ -221,8 +218,8 @@ fn calls_are_full_and_what_is_left_waits_for_its_time() {
     }
 }
 
-#[test]
-fn the_time_counts_from_the_first_event_that_waits() {
+/// The time counts from the first event that waits.
+pub(super) fn the_first_waits() {
     in_virtual_time(async {
         let stage = Stage::new(0, spec(100, PLENTY, 10), never).await;
         seconds(5).await;
@@ -238,13 +235,13 @@ fn the_time_counts_from_the_first_event_that_waits() {
     });
 }
 
-#[test]
-fn a_call_has_no_more_bytes_than_it_may() {
+/// A call has no more bytes than it may.
+pub(super) fn bytes_of_a_call() {
     in_virtual_time(async {
         let first = Stage::new(1, spec(1, PLENTY, 0), never).await;
         seconds(1).await;
         let source = first.tailer.source().clone();
-        let event = tendon_tests::place::read(&*source, &tendon::event::Cursor::START).await.remove(0);
+        let event = read(&*source, &Cursor::START).await.remove(0);
         let bytes = event.bytes() as u64 * 2;
         let stage = Stage::new(5, spec(100, bytes, 60), never).await;
         seconds(1).await;
@@ -258,8 +255,8 @@ fn a_call_has_no_more_bytes_than_it_may() {
     });
 }
 
-#[test]
-fn what_is_before_the_event_that_fails_is_called_again_by_itself() {
+/// What is before the event that fails is called again.
+pub(super) fn a_prefix_again() {
     in_virtual_time(async {
         let stage = Stage::new(6, spec(6, PLENTY, 60), |id| (id == 4).then_some(FailureKind::Retry)).await;
         seconds(100).await;
@@ -272,8 +269,8 @@ fn what_is_before_the_event_that_fails_is_called_again_by_itself() {
     });
 }
 
-#[test]
-fn a_batch_that_traps_is_called_again_one_by_one() {
+/// A batch that traps is called again one by one.
+pub(super) fn one_by_one() {
     in_virtual_time(async {
         let retry = RetryPolicy { attempts: 1, on_exhausted: OnExhausted::DeadLetter, ..RetryPolicy::default() };
         let spec = Spec { retry, ..spec(6, PLENTY, 60) };
@@ -290,8 +287,8 @@ fn a_batch_that_traps_is_called_again_one_by_one() {
     });
 }
 
-#[test]
-fn filtered_events_are_passed_with_those_that_wait() {
+/// Filtered events are passed with those that wait.
+pub(super) fn filtered_ones() {
     in_virtual_time(async {
         let filter = Filter { r#where: Some("metadata.n < 2".to_owned()), ..Filter::default() };
         let stage = Stage::new(9, Spec { filter, ..spec(10, PLENTY, 60) }, never).await;
@@ -305,8 +302,8 @@ fn filtered_events_are_passed_with_those_that_wait() {
     });
 }
 
-#[test]
-fn an_event_that_the_filter_has_no_answer_for_waits_for_nobody() {
+/// What a filter cannot judge waits for nobody.
+pub(super) fn not_judged() {
     in_virtual_time(async {
         let filter = Filter { r#where: Some("metadata.n < 100 / (4 - metadata.n)".to_owned()), ..Filter::default() };
         let stage = Stage::new(9, Spec { filter, ..spec(100, PLENTY, 60) }, never).await;
@@ -318,8 +315,7 @@ fn an_event_that_the_filter_has_no_answer_for_waits_for_nobody() {
 }
 
 /// Whenever it is stopped: what waits is neither passed nor lost, and nothing is handled twice.
-#[test]
-fn what_waits_when_it_is_stopped_comes_again() {
+pub(super) fn stops() {
     for stop_at in [0, 10, 25, 50, 70] {
         in_virtual_time(async {
             let mut stage = Stage::new(0, spec(20, PLENTY, 30), never).await;
@@ -338,8 +334,8 @@ fn what_waits_when_it_is_stopped_comes_again() {
     }
 }
 
-#[test]
-fn what_waits_at_a_swap_goes_to_the_new_component() {
+/// What waits at a swap goes to the new component.
+pub(super) fn swaps() {
     in_virtual_time(async {
         let stage = Stage::new(5, spec(3, PLENTY, 60), never).await;
         seconds(1).await;
@@ -354,11 +350,9 @@ fn what_waits_at_a_swap_goes_to_the_new_component() {
 }
 
 /// A store or an instance that is not there ends the run; the next one calls with the same batch.
-#[test]
-fn a_batch_whose_run_ended_is_called_again_whole() {
+pub(super) fn ended_runs() {
     in_virtual_time(async {
-        let fails: Fails =
-            |id| (id == 2).then(|| FailureKind::Infrastructure(tendon::error::Error::unavailable("it is down")));
+        let fails: Fails = |id| (id == 2).then(|| FailureKind::Infrastructure(Error::unavailable("it is down")));
         let stage = Stage::new(3, spec(3, PLENTY, 60), fails).await;
         seconds(5).await;
         let calls = stage.calls.ids();
