@@ -89,6 +89,13 @@ impl Error {
         self
     }
 
+    /// Says first where it happened, such as in which of many consumers.
+    #[must_use]
+    pub fn within(mut self, place: impl fmt::Display) -> Self {
+        self.context = format!("{place}: {}", self.context);
+        self
+    }
+
     /// Adds what lies under it.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {

@@ -24,7 +24,7 @@ use crate::{
     deploy::{Deployer, Proposed},
     deployment::Deployment,
     error::Result,
-    notice::Notice,
+    notice::{Notice, Refused},
     open::{Open, needs_restart},
     owner::Owner,
     runtime::Engine,
@@ -56,6 +56,8 @@ struct State {
     config: Config,
     open: Open,
     consumers: BTreeMap<ConsumerId, Running>,
+    /// Consumers that are not what their files propose.
+    refused: BTreeMap<ConsumerId, Refused>,
 }
 
 impl Host {
@@ -65,7 +67,7 @@ impl Host {
         let open = Open::default().with(&config).await?;
         Ok(Self {
             control: Mutex::default(),
-            state: RwLock::new(State { config, open, consumers: BTreeMap::new() }),
+            state: RwLock::new(State { config, open, consumers: BTreeMap::new(), refused: BTreeMap::new() }),
             api: OnceLock::new(),
             deployer: Deployer::new(Engine::new()?, clock),
             clock,
@@ -81,16 +83,21 @@ impl Host {
         let (mut config, open) = self.snapshot().await;
         let active = open.active(config.consumers.values()).await?;
         // All at once, so that their deployments share transactions.
-        let prepared = config.consumers.values().map(|one| self.deployer.prepare(&open, one, active.get(&one.id)));
-        let prepared = try_join_all(prepared).await?;
-        let (mut consumers, mut notices) = (BTreeMap::new(), Vec::new());
+        let prepare = async |one: &ConsumerConfig| {
+            let prepared = self.deployer.prepare(&open, one, active.get(&one.id)).await;
+            prepared.map_err(|error| error.within(format!("consumer {}", one.id)))
+        };
+        let prepared = try_join_all(config.consumers.values().map(prepare)).await?;
+        let (mut consumers, mut refused, mut notices) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (consumer, (version, notice)) in config.consumers.values_mut().zip(prepared) {
             consumer.settle(&version.spec);
             consumers.insert(consumer.id.clone(), self.supervise(&open, &consumer.id, version)?);
+            let why = notice.as_ref().and_then(|notice| notice.refused(self.clock.now()));
+            refused.extend(why.map(|why| (consumer.id.clone(), why)));
             notices.extend(notice);
         }
         let mut state = self.state.write().await;
-        (state.config, state.consumers) = (config, consumers);
+        (state.config, state.consumers, state.refused) = (config, consumers, refused);
         Ok(notices)
     }
 
@@ -113,6 +120,11 @@ impl Host {
         state.consumers.iter().map(|(id, consumer)| (id.clone(), consumer.standings())).collect()
     }
 
+    /// The consumers that are not what their files propose.
+    pub async fn refused(&self) -> BTreeMap<ConsumerId, Refused> {
+        self.state.read().await.refused.clone()
+    }
+
     /// Writes something that is not a shard's own, such as a producer's events.
     pub async fn commit(&self, store: &Name, commit: Commit) -> Result<crate::store::Committed> {
         let committer = self.state.read().await.open.store(store)?.committer.clone();
@@ -128,10 +140,27 @@ impl Host {
             Ok(active) => self.renew(&open, consumer, active.get(id)).await,
             Err(error) => Err(error),
         };
-        match renewed {
+        let notice = match renewed {
             Ok(notice) => notice,
             Err(error) => Some(Notice::Refused { consumer: id.clone(), running: self.running(id).await, error }),
+        };
+        self.remember(id, notice.as_ref()).await;
+        notice
+    }
+
+    /// Remembers what came of a consumer's last change.
+    async fn remember(&self, id: &ConsumerId, notice: Option<&Notice>) {
+        let now = notice.and_then(|notice| notice.refused(self.clock.now()));
+        let refused = &mut self.state.write().await.refused;
+        let Some(mut now) = now else {
+            refused.remove(id);
+            return;
+        };
+        if let Some(before) = refused.get(id).filter(|before| before.message == now.message) {
+            // It is tried again and again.
+            now.since = before.since;
         }
+        refused.insert(id.clone(), now);
     }
 
     /// Takes another config: consumers that are the same run on, the others are stopped, started or changed, and one
@@ -158,19 +187,22 @@ impl Host {
                 if let Some(running) = running {
                     running.stop().await;
                 }
+                self.remember(&id, None).await;
                 notices.push(Notice::Stopped { consumer: id });
                 continue;
             };
-            match self.renew(&open, &consumer, active.get(&id)).await {
+            let notice = match self.renew(&open, &consumer, active.get(&id)).await {
                 Ok(notice) => {
-                    notices.extend(notice);
                     self.settle(&mut config, &id).await;
+                    notice
                 }
                 Err(error) => {
                     config.keep(&before, &id);
-                    notices.push(Notice::Refused { running: self.running(&id).await, consumer: id, error });
+                    Some(Notice::Refused { running: self.running(&id).await, consumer: id.clone(), error })
                 }
-            }
+            };
+            self.remember(&id, notice.as_ref()).await;
+            notices.extend(notice);
         }
         self.state.write().await.config = config;
         Ok(notices)
@@ -208,12 +240,16 @@ impl Host {
         self.state.read().await.consumers.get(id).map(|running| running.version().factory.digest().short())
     }
 
-    /// The consumers that two configs do not agree about, and those that should run and do not.
+    /// The consumers that two configs do not agree about, those that should run and do not, and those that were refused what they
+    /// are to be: that may be over.
     async fn changed(&self, before: &Config, after: &Config) -> BTreeSet<ConsumerId> {
         let state = self.state.read().await;
         let all = before.consumers.values().chain(after.consumers.values()).map(|consumer| consumer.id.clone());
-        let is_same =
-            |id: &ConsumerId| before.consumer(id).ok() == after.consumer(id).ok() && state.consumers.contains_key(id);
+        let is_same = |id: &ConsumerId| {
+            before.consumer(id).ok() == after.consumer(id).ok()
+                && state.consumers.contains_key(id)
+                && !state.refused.contains_key(id)
+        };
         all.filter(|id| !is_same(id)).collect()
     }
 

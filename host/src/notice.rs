@@ -2,8 +2,11 @@
 
 use std::{fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     error::{Error, Retry},
+    event::Timestamp,
     tenant::ConsumerId,
 };
 
@@ -60,7 +63,25 @@ pub enum Notice {
     },
 }
 
+/// Why a consumer is not what its files propose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub help: Option<String>,
+    /// Since when.
+    pub since: Timestamp,
+}
+
 impl Notice {
+    /// What it says was refused, if so.
+    pub(crate) fn refused(&self, since: Timestamp) -> Option<Refused> {
+        let Self::Refused { error, .. } = self else { return None };
+        Some(Refused { message: error.chain(), help: error.way_out().map(str::to_owned), since })
+    }
+
     /// Whether the same change may be taken later: what refused it was a store, for example, that is not there now.
     pub fn may_pass(&self) -> bool {
         match self {

@@ -21,6 +21,7 @@ pub struct Telemetry {
     lag_events: Family<ConsumerLabels, Gauge>,
     lag_seconds: Family<ConsumerLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
     standing: Family<KindLabels, Gauge>,
+    refused: Family<ConsumerLabels, Gauge>,
     attempts: Family<ConsumerLabels, Gauge>,
     next_retry: Family<ConsumerLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
     reason: Family<KindLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
@@ -38,6 +39,8 @@ pub struct Reading {
     pub lag_seconds: Option<f64>,
     /// `running`, `blocked`, `paused`, `stalled` or `stopped`.
     pub standing: &'static str,
+    /// Whether it is not what its files propose.
+    pub is_refused: bool,
     /// How often the next event has failed.
     pub attempts: u32,
     /// Why it stands still or tries again, if it does: the last error, or what somebody said who paused it.
@@ -80,6 +83,8 @@ impl Default for Telemetry {
             "1 for the state that it is in, 0 for the others",
             Clone::clone(&standing),
         );
+        let refused = Family::default();
+        registry.register("consumer_refused", "1 while it is not what its files propose", Clone::clone(&refused));
         let (attempts, next_retry, reason) = (Family::default(), Family::default(), Family::default());
         registry.register("consumer_attempts", "How often its next event has failed", Clone::clone(&attempts));
         registry.register_with_unit(
@@ -113,6 +118,7 @@ impl Default for Telemetry {
             lag_events,
             lag_seconds,
             standing,
+            refused,
             attempts,
             next_retry,
             reason,
@@ -162,6 +168,7 @@ impl Telemetry {
             let labels = KindLabels { tenant, consumer, kind: kind.to_owned() };
             self.standing.get_or_create(&labels).set(i64::from(kind == reading.standing));
         }
+        self.refused.get_or_create(&reading.labels).set(i64::from(reading.is_refused));
         self.attempts.get_or_create(&reading.labels).set(i64::from(reading.attempts));
         self.next_retry.remove(&reading.labels);
         let Some(reason) = &reading.reason else { return };

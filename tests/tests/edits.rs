@@ -44,6 +44,12 @@ fn is_refused(edited: &str, says: &str) {
     assert_eq!(after["stream"], "events", "what it reads is shown, not what was proposed");
     assert_eq!(after["lag_events"], 0);
     assert!(!line.contains("nothing… runs on"), "{line}");
+    if line.starts_with("refused subject") {
+        let refused = project.consumer("subject", "refused", |consumer| !consumer["refused"].is_null());
+        assert!(refused["refused"]["message"].as_str().unwrap().contains(says), "{refused}");
+        project.write("tendon.toml", before());
+        project.consumer("subject", "what its files propose", |consumer| consumer["refused"].is_null());
+    }
     drop(host);
 }
 
@@ -142,4 +148,39 @@ fn a_pause_before_the_first_commit_keeps_the_start() {
     project.consumer("late", "at the head", |consumer| consumer["cursor"] == "3");
     assert_eq!(project.json(&["state", "get", "late", "a", "--as", "text"])["value"], "1", "only the last event");
     drop(host);
+}
+
+/// Alone it keeps the host from starting; beside others it is refused, and they run.
+#[test]
+fn a_consumer_that_is_to_begin_behind_an_event_that_is_not_there_is_refused() {
+    let project = Project::new(&before());
+    let host = project.host();
+    project.append("events", &json!({}));
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "1");
+    let late = |start: &str| {
+        let late = "[consumer.late]\ncomponent = \"guest.wasm\"\nstream = \"events\"\nstore = \"main\"\nconfig = { behaviour = \"counter\" }";
+        format!("{}\n{late}\nstart = \"{start}\"", before())
+    };
+    project.write("tendon.toml", late("id:7"));
+    host.line("the stream has no event 7");
+    project.append("events", &json!({}));
+    project.consumer("subject", "at the head", |consumer| consumer["cursor"] == "2");
+    let refused = project.status("late", "stopped");
+    assert_eq!((&refused["revision"], &refused["epoch"]), (&json!(0), &json!(0)), "nothing was written");
+    let why = &refused["refused"];
+    assert_eq!(why["message"], "the stream has no event 7");
+    assert_eq!(why["help"], refused["next_step"], "what to do about it, and not to start a host");
+    assert_eq!(host.terminate(), Some(0));
+
+    let refused = project.run(&["run", "--until-head"]);
+    let says = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{says}");
+    assert!(says.contains("late") && says.contains("no event 7") && says.contains("tendon event list"), "{says}");
+
+    project.write("tendon.toml", late("id:1"));
+    let _host = project.host();
+    let late = project.consumer("late", "at the head", |consumer| consumer["cursor"] == "2");
+    assert!(late["refused"].is_null());
+    let counted = project.json(&["state", "list", "late"]);
+    assert_eq!(counted[0]["value"], 1, "it began behind the first");
 }

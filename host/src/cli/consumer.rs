@@ -187,6 +187,10 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
         lines.extend(reason.retry_at.map(|at| ("next attempt", at.to_string())));
         lines.extend(reason.logs.lines().map(|line| ("logged", line.to_owned())));
     }
+    if let Some(refused) = &consumer.refused {
+        lines.push(("refused", format!("what its files propose, since {}: {}", refused.since, refused.message)));
+        lines.extend(refused.help.clone().map(|help| ("help", help)));
+    }
     lines.extend(consumer.held_up.as_ref().map(|by| ("held up by", by.to_string())));
     lines.extend(consumer.problem.clone().map(|problem| ("problem", problem)));
     let letters = || ("set aside", format!("some events: `tendon dlq list {}`", consumer.name));

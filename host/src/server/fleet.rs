@@ -12,6 +12,7 @@ use crate::{
     handler::FailureKind,
     host::Catalog,
     metrics::ConsumerLabels,
+    notice::Refused,
     policy::FULL,
     source::Lag,
     store::{Position, Reason, Status, Store},
@@ -32,12 +33,12 @@ const PARKED_MAX: usize = 100;
 /// unknown, and hides nothing of the others.
 pub async fn consumers(api: &Api, tenant: Option<&TenantId>) -> Vec<ConsumerView> {
     let catalog = api.catalog().await;
-    let standings = standings(api).await;
+    let live = Live::of(api).await;
     let rows = Rows::read(&catalog).await;
     let mut views = Vec::new();
     let wanted = |config: &&Consumer| tenant.is_none_or(|tenant| config.id.tenant == *tenant);
     for config in catalog.config.consumers.values().filter(wanted) {
-        views.extend(worst(&rows.shards(&catalog, config, standings.get(&config.id)).await));
+        views.extend(worst(&rows.shards(&catalog, config, &live).await).map(|view| live.say_refused(view, &config.id)));
     }
     views
 }
@@ -46,10 +47,11 @@ pub async fn consumers(api: &Api, tenant: Option<&TenantId>) -> Vec<ConsumerView
 pub(super) async fn consumer(api: &Api, id: &ConsumerId) -> Result<ConsumerDetail> {
     let catalog = api.catalog().await;
     let config = catalog.config.consumer(id)?;
-    let standings = standings(api).await;
+    let live = Live::of(api).await;
     let rows = Rows::read(&catalog).await;
-    let shards = rows.shards(&catalog, config, standings.get(id)).await;
+    let shards = rows.shards(&catalog, config, &live).await;
     let summary = worst(&shards).ok_or_else(|| Error::corrupt(format!("{id} has no shards")))?;
+    let summary = live.say_refused(summary, id);
     if summary.problem.is_some() {
         // It says so itself, and what else there is to say may hang on the same thing.
         let (shards, history) = (Vec::new(), Vec::new());
@@ -84,10 +86,29 @@ pub(super) async fn consumer(api: &Api, id: &ConsumerId) -> Result<ConsumerDetai
     Ok(ConsumerDetail { summary, spec, has_dead_letters: !letters.is_empty(), parked, shards, history })
 }
 
-async fn standings(api: &Api) -> BTreeMap<ConsumerId, Vec<Standing>> {
-    match api {
-        Api::Live(host) => host.standings().await,
-        Api::ReadOnly(_) => BTreeMap::new(),
+/// What only a host that runs knows.
+#[derive(Default)]
+struct Live {
+    standings: BTreeMap<ConsumerId, Vec<Standing>>,
+    refused: BTreeMap<ConsumerId, Refused>,
+}
+
+impl Live {
+    async fn of(api: &Api) -> Self {
+        match api {
+            Api::Live(host) => Self { standings: host.standings().await, refused: host.refused().await },
+            Api::ReadOnly(_) => Self::default(),
+        }
+    }
+
+    /// Says of a consumer that is not what its files propose why not; where nothing runs, nothing else matters.
+    fn say_refused(&self, mut view: ConsumerView, id: &ConsumerId) -> ConsumerView {
+        view.refused = self.refused.get(id).cloned();
+        if let (Some(refused), "stopped") = (&view.refused, &*view.status) {
+            view.next_step =
+                refused.help.clone().or_else(|| Some("mend what was refused: the host looks again".into()));
+        }
+        view
     }
 }
 
@@ -129,12 +150,8 @@ impl Rows {
     }
 
     /// A consumer's shards, each as if it were a consumer of its own.
-    async fn shards(
-        &self,
-        catalog: &Catalog,
-        config: &Consumer,
-        standings: Option<&Vec<Standing>>,
-    ) -> Vec<ConsumerView> {
+    async fn shards(&self, catalog: &Catalog, config: &Consumer, live: &Live) -> Vec<ConsumerView> {
+        let standings = live.standings.get(&config.id);
         let rows = match self.of(config) {
             Ok(rows) => rows,
             Err(problem) => return vec![view(config, None, None, standings.and_then(|all| all.first()), Err(problem))],
@@ -228,6 +245,7 @@ fn view(
         lag_seconds: lag.as_ref().map(age),
         lag_events: lag.map(|lag| lag.events),
         held_up: None,
+        refused: None,
         problem,
         revision: position.map_or(0, |position| position.revision.0),
         fence: position.map_or(0, |position| position.fence.0),
@@ -304,6 +322,7 @@ impl ConsumerView {
             standing: standing.unwrap_or("stopped"),
             attempts: self.attempts,
             reason: self.reason.clone(),
+            is_refused: self.refused.is_some(),
         }
     }
 }

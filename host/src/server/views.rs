@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Result},
     event::{Cursor, Event, Timestamp},
     host::Catalog,
+    notice::Refused,
     parked::ParkedKey,
     source::HeldUp,
     store::{Reason, Swap},
@@ -49,6 +50,9 @@ pub struct ConsumerView {
     /// What keeps its next events from being read, where it has read all that can be.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub held_up: Option<HeldUp>,
+    /// Why it is not what its files propose.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refused: Option<Refused>,
     /// Why something of this is not known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
