@@ -23,6 +23,13 @@ pub struct BatchPolicy {
     pub linger: Duration,
 }
 
+impl BatchPolicy {
+    /// Events that a handler which takes many gets in a call, at the most.
+    pub fn call_events_max(&self) -> usize {
+        self.max.clamp(1, CALL_EVENTS_MAX) as usize
+    }
+}
+
 impl Default for BatchPolicy {
     fn default() -> Self {
         Self { max: 16_384, bytes: 4 * 1024 * 1024, linger: Duration::from_millis(5) }

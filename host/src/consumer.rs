@@ -169,6 +169,10 @@ impl<'a> Run<'a> {
         }
         let share = Share::new(&version.spec, shard.id.index);
         let parking = Parking::load(&*shard.store, &shard.id.consumer, &share, &shard.metrics).await?;
+        if !row.reason.as_ref().is_some_and(is_suspect) {
+            // What was found out stands in the row by now, and whoever moved it wants another attempt.
+            shard.remembered.suspicion.acquit();
+        }
         if let Some(before) = before.filter(|before| before.owner.has_died()) {
             shard.remembered.suspicion = Suspicion::of(&before, &version.spec.batch, &**shard.tailer.source()).await?;
         }
@@ -279,7 +283,7 @@ impl<'a> Run<'a> {
             }
             let ready = self.ready(rest);
             if ready.is_empty() {
-                let ready_at = self.ready_at(first);
+                let ready_at = self.call_ready_at(rest);
                 if let After::Stop(stop) = self.wait_until(ready_at).await? {
                     return Ok(Worked::Stopped(stop));
                 }
@@ -288,7 +292,8 @@ impl<'a> Run<'a> {
                 }
                 continue;
             }
-            let most = self.calls.most();
+            // What has failed before is tried alone.
+            let most = if self.next_row.attempts > 0 { 1 } else { self.calls.most() };
             let handled = self.call(ready, most).await?;
             let (done, open) = rest.split_at(handled.done.min(rest.len()));
             self.gather(done, handled.changes);
@@ -335,8 +340,20 @@ impl<'a> Run<'a> {
             return live;
         }
         let now = self.shard.clock.now();
+        if self.version.factory.takes_many() && self.call_ready_at(live) > now {
+            return &[];
+        }
         let ready = live.iter().take_while(|event| self.ready_at(event) <= now).count();
         live.get(..ready).unwrap_or_default()
+    }
+
+    /// When the first of the events may be handled, and with it all that share its call.
+    fn call_ready_at(&self, events: &[Event]) -> Timestamp {
+        let most = if self.version.factory.takes_many() { self.version.spec.batch.call_events_max() } else { 1 };
+        let call = events.get(..most).unwrap_or(events);
+        let first_and_last = [call.first(), call.last()];
+        let ready_at = first_and_last.into_iter().flatten().map(|event| self.ready_at(event));
+        ready_at.max().unwrap_or(Timestamp(i64::MIN))
     }
 
     /// When an event may be handled; long ago, where nothing is in its way.

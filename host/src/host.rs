@@ -92,7 +92,7 @@ impl Host {
         for (consumer, (version, notice)) in config.consumers.values_mut().zip(prepared) {
             consumer.settle(&version.spec);
             consumers.insert(consumer.id.clone(), self.supervise(&open, &consumer.id, version)?);
-            let why = notice.as_ref().and_then(|notice| notice.refused(self.clock.now()));
+            let why = notice.as_ref().and_then(|notice| notice.refused(self.clock.now(), false));
             refused.extend(why.map(|why| (consumer.id.clone(), why)));
             notices.extend(notice);
         }
@@ -144,14 +144,17 @@ impl Host {
             Ok(notice) => notice,
             Err(error) => Some(Notice::Refused { consumer: id.clone(), running: self.running(id).await, error }),
         };
-        self.remember(id, notice.as_ref()).await;
+        self.remember(id, notice.as_ref(), false).await;
         notice
     }
 
-    /// Remembers what came of a consumer's last change.
-    async fn remember(&self, id: &ConsumerId, notice: Option<&Notice>) {
-        let now = notice.and_then(|notice| notice.refused(self.clock.now()));
+    /// Remembers what came of a consumer's last change: of its config, or of its component under the config that was taken.
+    async fn remember(&self, id: &ConsumerId, notice: Option<&Notice>, is_of_config: bool) {
+        let now = notice.and_then(|notice| notice.refused(self.clock.now(), is_of_config));
         let refused = &mut self.state.write().await.refused;
+        if !is_of_config && refused.get(id).is_some_and(|before| before.is_of_config) {
+            return;
+        }
         let Some(mut now) = now else {
             refused.remove(id);
             return;
@@ -187,7 +190,7 @@ impl Host {
                 if let Some(running) = running {
                     running.stop().await;
                 }
-                self.remember(&id, None).await;
+                self.remember(&id, None, true).await;
                 notices.push(Notice::Stopped { consumer: id });
                 continue;
             };
@@ -201,7 +204,7 @@ impl Host {
                     Some(Notice::Refused { running: self.running(&id).await, consumer: id.clone(), error })
                 }
             };
-            self.remember(&id, notice.as_ref()).await;
+            self.remember(&id, notice.as_ref(), true).await;
             notices.extend(notice);
         }
         self.state.write().await.config = config;

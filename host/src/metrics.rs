@@ -43,6 +43,7 @@ pub struct Metrics {
     emitted: Family<ConsumerLabels, Counter>,
     retries: Family<ConsumerLabels, Counter>,
     failures: Family<KindLabels, Counter>,
+    undone: Family<KindLabels, Counter>,
     stops: Family<KindLabels, Counter>,
     dead_letters: Family<ConsumerLabels, Counter>,
     parked: Family<ConsumerLabels, Counter>,
@@ -73,6 +74,7 @@ impl Metrics {
             emitted: Family::default(),
             retries: Family::default(),
             failures: Family::default(),
+            undone: Family::default(),
             stops: Family::default(),
             dead_letters: Family::default(),
             parked: Family::default(),
@@ -91,6 +93,7 @@ impl Metrics {
         registry.register("consumer_emitted", "Events that it emitted", m.emitted);
         registry.register("consumer_retries", "Attempts after the first", m.retries);
         registry.register("consumer_failures", "Failed attempts, by kind", m.failures);
+        registry.register("consumer_undone_calls", "Calls with many events that are made again with fewer", m.undone);
         registry.register("consumer_stops", "Times it came to stand still, by kind", m.stops);
         registry.register("consumer_dead_letters", "Events that it set aside", m.dead_letters);
         registry.register("consumer_parked", "Events that it parked", m.parked);
@@ -124,6 +127,7 @@ impl Metrics {
             batch_events: self.batch_events.get_or_create_owned(&labels),
             memory_bytes: self.memory_bytes.get_or_create_owned(&labels),
             failures: self.failures.clone(),
+            undone: self.undone.clone(),
             stops: self.stops.clone(),
             labels,
         })
@@ -161,6 +165,7 @@ pub struct ConsumerMetrics {
     /// The guest's memory.
     pub memory_bytes: Gauge,
     failures: Family<KindLabels, Counter>,
+    undone: Family<KindLabels, Counter>,
     stops: Family<KindLabels, Counter>,
     labels: ConsumerLabels,
 }
@@ -174,6 +179,11 @@ impl ConsumerMetrics {
     /// Counts a failed attempt.
     pub fn failed(&self, kind: &str) {
         self.failures.get_or_create(&self.kind(kind)).inc();
+    }
+
+    /// Counts a call that was undone.
+    pub fn undone(&self, kind: &str) {
+        self.undone.get_or_create(&self.kind(kind)).inc();
     }
 
     /// Counts coming to a stand.

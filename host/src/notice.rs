@@ -73,13 +73,16 @@ pub struct Refused {
     pub help: Option<String>,
     /// Since when.
     pub since: Timestamp,
+    /// Whether it was an edit of the config: the one before it is kept, which a component that fits says nothing about.
+    #[serde(skip)]
+    pub is_of_config: bool,
 }
 
 impl Notice {
     /// What it says was refused, if so.
-    pub(crate) fn refused(&self, since: Timestamp) -> Option<Refused> {
+    pub(crate) fn refused(&self, since: Timestamp, is_of_config: bool) -> Option<Refused> {
         let Self::Refused { error, .. } = self else { return None };
-        Some(Refused { message: error.chain(), help: error.way_out().map(str::to_owned), since })
+        Some(Refused { message: error.chain(), help: error.way_out().map(str::to_owned), since, is_of_config })
     }
 
     /// Whether the same change may be taken later: what refused it was a store, for example, that is not there now.

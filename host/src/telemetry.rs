@@ -136,27 +136,34 @@ impl Telemetry {
 
     /// The text that Prometheus scrapes, with these readings.
     pub fn scrape(&self, readings: &[Reading], streams: &[StreamReading]) -> Result<String> {
-        for StreamReading { labels, is_held_up, held_up_seconds } in streams {
-            self.held_up.get_or_create(labels).set(i64::from(*is_held_up));
-            self.held_up_seconds.remove(labels);
-            if let Some(seconds) = held_up_seconds {
-                self.held_up_seconds.get_or_create(labels).set(*seconds);
-            }
-        }
-        // An old number would look like a new one.
-        self.reason.clear();
-        for reading in readings {
-            self.read(reading);
-        }
-        let mut text = String::new();
+        // One scrape at a time: another one would see what this one has taken away and not put back yet.
         let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.forget();
+        streams.iter().for_each(|stream| self.read_stream(stream));
+        readings.iter().for_each(|reading| self.read(reading));
+        let mut text = String::new();
         encode(&mut text, &registry).map_err(|error| Error::corrupt("metrics cannot be written").because(error))?;
         Ok(text)
     }
 
+    /// An old number would look like a new one, and a consumer that is gone like one that stands.
+    fn forget(&self) {
+        [&self.lag_seconds, &self.next_retry].iter().for_each(|family| family.clear());
+        [&self.lag_events, &self.refused, &self.attempts].iter().for_each(|family| family.clear());
+        self.standing.clear();
+        self.reason.clear();
+        self.held_up.clear();
+        self.held_up_seconds.clear();
+    }
+
+    fn read_stream(&self, StreamReading { labels, is_held_up, held_up_seconds }: &StreamReading) {
+        self.held_up.get_or_create(labels).set(i64::from(*is_held_up));
+        if let Some(seconds) = held_up_seconds {
+            self.held_up_seconds.get_or_create(labels).set(*seconds);
+        }
+    }
+
     fn read(&self, reading: &Reading) {
-        self.lag_events.remove(&reading.labels);
-        self.lag_seconds.remove(&reading.labels);
         if let Some(lag) = reading.lag_events {
             self.lag_events.get_or_create(&reading.labels).set(i64::try_from(lag).unwrap_or(i64::MAX));
         }
@@ -170,7 +177,6 @@ impl Telemetry {
         }
         self.refused.get_or_create(&reading.labels).set(i64::from(reading.is_refused));
         self.attempts.get_or_create(&reading.labels).set(i64::from(reading.attempts));
-        self.next_retry.remove(&reading.labels);
         let Some(reason) = &reading.reason else { return };
         let ConsumerLabels { tenant, consumer } = reading.labels.clone();
         let labels = KindLabels { tenant, consumer, kind: reason.code.clone() };

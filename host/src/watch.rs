@@ -46,7 +46,13 @@ pub async fn follow(host: Arc<Host>, mut seen: Files, debounce: Duration, tell: 
         // A closed channel and a timeout mean the same as a hint: look.
         let _ = timeout(LOOK_INTERVAL, hints.recv()).await;
         let now = Files::look(&host, &config).await;
-        if std::mem::take(&mut was_edited) || now.config != seen.config || open.config.is_some() {
+        // An edit that was refused may have been for its component.
+        let refused = host.refused().await;
+        let may_be_taken = now.components.iter().any(|(id, file)| {
+            let has_changed = seen.components.get(id).is_some_and(|before| before != file);
+            has_changed && refused.get(id).is_some_and(|refused| refused.is_of_config)
+        });
+        if std::mem::take(&mut was_edited) || now.config != seen.config || open.config.is_some() || may_be_taken {
             let notices = take_config(&host, &config).await;
             open.tell_config(notices, &tell);
         }

@@ -291,3 +291,59 @@ fn an_event_at_which_hosts_were_asked_to_stop_is_not_to_blame() {
     assert_eq!(project.json(&["dlq", "list", "subject"]), json!([]));
     assert_eq!(host.terminate(), Some(0));
 }
+
+/// Hosts end at the second event, the first time while nobody knows of it, and then as often as there are more codes that say what is.
+fn end_hosts(project: &Project, codes: &[&str]) {
+    for (n, code) in codes.iter().enumerate() {
+        let host = project.host();
+        if n == 0 {
+            project.import("first.jsonl", [event("a", "append")]);
+            project.consumer("subject", "behind the first one", |consumer| consumer["cursor"] == "1");
+            project.import("next.jsonl", [event("a", "sleep 1500")]);
+        }
+        project.consumer("subject", "at it", |consumer| {
+            let at = consumer["reason"]["code"].as_str().unwrap_or_default();
+            consumer["cursor"] == "1" && consumer["lag_events"] == 1 && consumer["status"] == "running" && at == *code
+        });
+        host.kill();
+    }
+}
+
+/// A consumer of other events than the subject's, which is not held up.
+fn goes_on(project: &Project) {
+    assert!(project.run(&["event", "append", "events", "--type", "2"]).status.success());
+    project.consumer("other", "at the head", |consumer| consumer["cursor"] == "3");
+}
+
+fn with_another(consumer: &str) -> Project {
+    let other = "[consumer.other]\ncomponent = \"guest.wasm\"\nstream = \"events\"\nfilter = { types = [2] }";
+    let appends = "config = { behaviour = \"append\" }";
+    Project::new(&format!("{}\n{other}\n{appends}", subject(&format!("filter = {{ types = [1] }}\n{consumer}"))))
+}
+
+/// Whoever resumes what was convicted wants another attempt.
+#[test]
+fn a_convicted_event_is_tried_again_when_somebody_wants_that() {
+    let project = with_another("retry = { attempts = 1 }");
+    end_hosts(&project, &["", "suspect", "suspect-again"]);
+    let host = project.host();
+    let blocked = project.status("subject", "blocked");
+    assert_eq!(blocked["reason"]["code"], "crash");
+    goes_on(&project);
+    project.json(&["consumer", "resume", "subject"]);
+    project.consumer("subject", "behind it", |consumer| consumer["cursor"] == "3");
+    assert_eq!(project.ids(None), [1]);
+    assert_eq!(project.json(&["dlq", "list", "subject"]), json!([]));
+    assert_eq!(host.terminate(), Some(0));
+}
+
+/// What was accused and is handled well is over: it waits for its next event beside all others.
+#[test]
+fn an_accused_event_that_was_handled_holds_nobody_up() {
+    let project = with_another("");
+    end_hosts(&project, &["", "suspect"]);
+    let host = project.host();
+    project.consumer("subject", "behind it", |consumer| consumer["cursor"] == "2");
+    goes_on(&project);
+    assert_eq!(host.terminate(), Some(0));
+}

@@ -66,7 +66,7 @@ impl Run<'_> {
         let policy = &self.version.spec.batch;
         let room = policy.max.saturating_sub(self.gathered.handled);
         let events = if self.version.factory.takes_many() {
-            let most = most.min(policy.max.clamp(1, batch::CALL_EVENTS_MAX) as usize);
+            let most = most.min(policy.call_events_max());
             within(rest.get(..most).unwrap_or(rest), policy.bytes)
         } else {
             rest.get(..most.min(room.clamp(1, batch::CALL_EVENTS_MAX) as usize)).unwrap_or(rest)

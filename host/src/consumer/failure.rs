@@ -39,6 +39,7 @@ impl Run<'_> {
             return Err(error);
         }
         if let Some(calls) = Calls::after(&failure, undone) {
+            self.undone(&failure, event);
             self.calls = calls;
             return self.commit().await.map(|()| After::Again);
         }
@@ -64,6 +65,13 @@ impl Run<'_> {
             Decision::End(OnExhausted::DeadLetter) => self.set_aside(event, reason).await,
             Decision::End(OnExhausted::Skip) => self.set_aside(event, policy::skipped(reason)).await,
         }
+    }
+
+    /// Tells of a call that nobody is to blame for yet.
+    pub(super) fn undone(&self, failure: &Failure, event: &Event) {
+        tracing::warn!(shard = %self.shard.id, event = %event.id, kind = failure.kind.code(),
+            "a call with many events was undone, and is made again with fewer: {}", failure.message);
+        self.shard.metrics.undone(failure.kind.code());
     }
 
     /// Commits the attempt, and waits until it is time for the next one.
@@ -92,6 +100,7 @@ impl Run<'_> {
     /// Goes on without the event's key, which is tried again after a wait, or when somebody helps.
     async fn park_failed(&mut self, event: &Event, wait: Option<Duration>) -> Result<After> {
         let Some(mut reason) = self.next_row.reason.clone() else { return Ok(After::Again) };
+        self.shard.metrics.retries.inc_by(u64::from(wait.is_some()));
         let redrive_at = wait.map(|wait| self.shard.clock.now().after(wait));
         reason.retry_at = redrive_at;
         let letter = DeadLetter {

@@ -11,6 +11,7 @@ use crate::{
     event::Event,
     in_flight::Submitted,
     store::{Commit, Duplicates, Move, Revision},
+    suspicion::is_suspect,
 };
 
 impl Run<'_> {
@@ -126,6 +127,10 @@ impl Run<'_> {
         metrics.unparked.inc_by(commit.unqueued as u64);
         if commit.queued > 0 || commit.unqueued > 0 {
             self.parking.show();
+        }
+        if self.in_flight.is_empty() && !self.row.reason.as_ref().is_some_and(is_suspect) {
+            // The row says no more what was handled alone: others need not wait any longer.
+            (self.is_marked, self.alone) = (false, None);
         }
         if let Some(handler) = self.handler.as_mut().filter(|_| self.in_flight.is_empty()) {
             handler.committed();

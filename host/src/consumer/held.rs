@@ -6,14 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Run, Worked};
-use crate::{
-    batch::{self, BatchPolicy},
-    error::Result,
-    event::Event,
-    filter::Selected,
-    shard::Stop,
-    tailer::Piece,
-};
+use crate::{batch::BatchPolicy, error::Result, event::Event, filter::Selected, shard::Stop, tailer::Piece};
 
 /// What was looked at behind the last event that is handled.
 #[derive(Default)]
@@ -42,12 +35,15 @@ pub(super) struct Held {
     events: Vec<Event>,
     bytes: u64,
     since: Instant,
+    /// When the last of them came.
+    last_came: Instant,
     seen: Seen,
 }
 
 impl Default for Held {
     fn default() -> Self {
-        Self { events: Vec::new(), bytes: 0, since: Instant::now(), seen: Seen::default() }
+        let now = Instant::now();
+        Self { events: Vec::new(), bytes: 0, since: now, last_came: now, seen: Seen::default() }
     }
 }
 
@@ -57,8 +53,9 @@ impl Held {
     }
 
     pub(super) fn add(&mut self, matching: &[Event], seen: Seen) {
+        self.last_came = Instant::now();
         if self.events.is_empty() {
-            self.since = Instant::now();
+            self.since = self.last_came;
         }
         self.bytes += bytes(matching);
         self.events.extend_from_slice(matching);
@@ -80,7 +77,7 @@ impl Held {
         if count == 0 || is_over || self.seen.failure.is_some() {
             return Some(count);
         }
-        let call = policy.max.clamp(1, batch::CALL_EVENTS_MAX) as usize;
+        let call = policy.call_events_max();
         Some(count - count % call).filter(|due| *due > 0)
     }
 }
@@ -97,7 +94,7 @@ impl Run<'_> {
         match self.work(held.events.get(..due).unwrap_or_default()).await? {
             Worked::All if due < held.events.len() => {
                 held.events.drain(..due);
-                (held.bytes, held.since) = (bytes(&held.events), Instant::now());
+                (held.bytes, held.since) = (bytes(&held.events), held.last_came);
                 self.held = held;
                 Ok(None)
             }

@@ -227,6 +227,7 @@ impl Run<'_> {
             return Err(error);
         }
         if let Some(calls) = Calls::after(&failure, undone) {
+            self.undone(&failure, &parked.letter.event);
             self.parked_calls = calls;
             return Ok(true);
         }

@@ -12,7 +12,7 @@ use crate::{
     dead_letter::{DeadLetter, Letters, Wished},
     error::{Error, Kind, Result},
     handler::{Failure, FailureKind, Handled},
-    policy,
+    policy::{self, OnExhausted},
 };
 
 /// How many are handled in a turn.
@@ -133,7 +133,7 @@ impl Run<'_> {
             "redriven event failed: {}", failure.message);
         self.shard.metrics.failed(failure.kind.code());
         let mut reason = policy::reason(&failure, &letter.event.id, self.shard.clock.now());
-        if letter.reason.code == policy::SKIPPED {
+        if self.version.spec.retry.on_exhausted == OnExhausted::Skip {
             reason = policy::skipped(reason);
         }
         let (attempts, digest) = (letter.attempts.saturating_add(1), self.version.factory.digest());

@@ -150,6 +150,7 @@ impl Host {
             let mirror = legacy.map(|legacy| Arc::new(legacy.of(&version.spec.shards, index)));
             let with = Commit { dead_letters: vec![letter], mirror, ..Commit::default() };
             if commit(&store.committer, from, to, with).await?.is_some() {
+                self.telemetry.metrics().of(consumer).dead_letters.inc();
                 running.poke(index);
                 return Ok(());
             }
@@ -202,6 +203,7 @@ impl Host {
             ..Commit::default()
         };
         let is_there = change_heads(store, &shard(consumer, index), &[key], set_aside).await?;
+        self.telemetry.metrics().of(consumer).dead_letters.inc_by(u64::from(is_there));
         running.poke(index);
         Ok(is_there)
     }

@@ -16,7 +16,7 @@ use tendon::{
     dead_letter::Letters,
     deployment::Spec,
     error::Error,
-    event::{Cursor, Event, Timestamp},
+    event::{Cursor, Event},
     filter::Filter,
     handler::{Failure, FailureKind, Handled, Handler, HandlerFactory},
     policy::{OnExhausted, RetryPolicy},
@@ -27,7 +27,7 @@ use tendon::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::in_virtual_time;
+use super::{NOW, in_virtual_time};
 use crate::{
     bench::{self, Running},
     native::{failure, infrastructure},
@@ -181,7 +181,7 @@ fn start(
     epoch: u64,
 ) -> Running {
     let version = Version { epoch: Epoch(epoch), spec: spec.clone(), factory };
-    let (clock, committer) = (Clock::simulated(Timestamp(1_900_000_000_000_000)), Committer::start(database.store()));
+    let (clock, committer) = (Clock::simulated(NOW), Committer::start(database.store()));
     Running::start_by(clock, ("c", 0), database, committer, tailer.clone(), version).unwrap()
 }
 
@@ -262,7 +262,11 @@ pub(super) fn a_prefix_again() {
         seconds(100).await;
         let [whole, prefix, tries @ ..] = &stage.calls.ids()[..] else { panic!("no calls") };
         assert_eq!((&whole[..], &prefix[..]), (&[1, 2, 3, 4, 5, 6][..], &[1, 2, 3][..]));
-        assert_eq!(tries, vec![vec![4, 5, 6]; 3], "and then it and those behind it, as often as it may be tried");
+        assert_eq!(
+            tries,
+            [vec![4, 5, 6], vec![4], vec![4]],
+            "then it with those behind it, and once it is known alone"
+        );
         let row = stage.database.store().load(&shard("c")).await.unwrap();
         assert_eq!((row.status, row.attempts, &*row.cursor.to_string()), (Status::Blocked, 3, "3"));
         assert_eq!(stage.counted().await, [1, 2, 3]);
@@ -361,5 +365,23 @@ pub(super) fn ended_runs() {
         let stage = stage.again(never).await;
         seconds(1).await;
         assert_eq!(stage.counted().await, [1, 2, 3]);
+    });
+}
+
+/// Events of a batch that are too young for a lag wait together.
+pub(super) fn with_a_lag() {
+    in_virtual_time(async {
+        let spec = Spec { lag: Duration::from_secs(20), ..spec(10, PLENTY, 5) };
+        let stage = Stage::new(0, spec, never).await;
+        // A second apart, as old as the clock says.
+        for n in 1..=12 {
+            let mut young = emit(&stream("in"), n - 1);
+            young.event.timestamp = NOW.after(stage.calls.began.elapsed());
+            commit(&*stage.database.store(), append(vec![young])).await.unwrap();
+            seconds(1).await;
+        }
+        seconds(60).await;
+        let sizes: Vec<usize> = stage.calls.ids().iter().map(Vec::len).collect();
+        assert!(sizes.len() <= 3 && sizes.iter().sum::<usize>() == 12, "{sizes:?}");
     });
 }
