@@ -62,17 +62,18 @@ struct State {
 
 impl Host {
     /// Opens the stores, each for this host alone, and makes the streams that are not there yet.
-    pub async fn open(config: Config) -> Result<Self> {
+    pub async fn open(config: Config, engine: Engine) -> Result<Self> {
         let clock = Clock::System;
         let open = Open::default().with(&config).await?;
+        let telemetry = Telemetry::default().with_engine(engine.metrics());
         Ok(Self {
             control: Mutex::default(),
             state: RwLock::new(State { config, open, consumers: BTreeMap::new(), refused: BTreeMap::new() }),
             api: OnceLock::new(),
-            deployer: Deployer::new(Engine::new()?, clock),
+            deployer: Deployer::new(engine, clock),
             clock,
             owner: Owner::this_process(),
-            telemetry: Telemetry::default(),
+            telemetry,
         })
     }
 
@@ -173,7 +174,7 @@ impl Host {
         let (before, open) = self.snapshot().await;
         config.keep_states(&before);
         if config.host != before.host {
-            return Err(needs_restart("another `listen` under [host]"));
+            return Err(needs_restart("another `listen` or `code-cache` under [host]"));
         }
         let open = open.with(&config).await?;
         let changed = self.changed(&before, &config).await;

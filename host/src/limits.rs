@@ -18,6 +18,8 @@ pub const SCAN_ENTRIES_MAX: u32 = 1000;
 
 /// The limits of one consumer. Sources of the defaults: measured needs of the guest languages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+// A deployment that was made before a limit was there has its default.
+#[serde(default)]
 pub struct Limits {
     /// CPU time per call.
     pub cpu: Duration,
@@ -29,6 +31,10 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Bytes of a component.
     pub component_bytes: u64,
+    /// CPU time to compile a component, in whole seconds.
+    pub compile_cpu: Duration,
+    /// Bytes of memory that compiling it may take, those of the compiler included.
+    pub compile_memory_bytes: u64,
     /// Bytes that a call may hand to the host.
     pub hostcall_bytes: u64,
     /// Host calls per event.
@@ -51,6 +57,8 @@ impl Default for Limits {
             init: Duration::from_secs(1),
             memory_bytes: 64 * MIB,
             component_bytes: 20 * MIB,
+            compile_cpu: Duration::from_secs(60),
+            compile_memory_bytes: 2048 * MIB,
             hostcall_bytes: 32 * MIB,
             host_calls: 10_000,
             emits: 1_000,

@@ -134,6 +134,37 @@ impl Metrics {
     }
 }
 
+/// What an engine counts.
+#[derive(Clone)]
+pub struct CompileMetrics {
+    /// Components that were compiled.
+    pub compiled: Counter,
+    /// Those whose machine code was there.
+    pub kept: Counter,
+    /// Those that could not be.
+    pub refused: Counter,
+    /// How long each compilation took.
+    pub seconds: Histogram,
+}
+
+impl Default for CompileMetrics {
+    fn default() -> Self {
+        let seconds = Histogram::new(exponential_buckets(1e-3, 4.0, 9));
+        Self { compiled: Counter::default(), kept: Counter::default(), refused: Counter::default(), seconds }
+    }
+}
+
+impl CompileMetrics {
+    /// Shows them.
+    pub fn register(&self, registry: &mut Registry) {
+        let Self { compiled, kept, refused, seconds } = self.clone();
+        registry.register("components_compiled", "Components that were compiled", compiled);
+        registry.register("components_kept", "Components whose machine code was in the cache", kept);
+        registry.register("components_refused", "Components that could not be compiled", refused);
+        registry.register_with_unit("component_compile", "A compilation", Unit::Seconds, seconds);
+    }
+}
+
 /// One consumer's handles.
 pub struct ConsumerMetrics {
     /// Events that were handled.

@@ -10,7 +10,7 @@ use prometheus_client::{
 
 use crate::{
     error::{Error, Result},
-    metrics::{ConsumerLabels, KindLabels, Metrics},
+    metrics::{CompileMetrics, ConsumerLabels, KindLabels, Metrics},
     store::Reason,
 };
 
@@ -129,6 +129,12 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
+    /// Shows what an engine counts, too.
+    pub fn with_engine(self, metrics: &CompileMetrics) -> Self {
+        metrics.register(&mut self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        self
+    }
+
     /// The families that consumers count in.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics

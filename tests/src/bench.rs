@@ -16,7 +16,7 @@ use tendon::{
     metrics::ConsumerMetrics,
     owner::Owner,
     policy::RetryPolicy,
-    runtime::{Engine, GuestFactory},
+    runtime::{Compiler, Engine, GuestFactory},
     shard::{Remembered, Shard, Version},
     store::Store,
     supervisor::{Standing, Supervised},
@@ -39,7 +39,7 @@ impl Bench {
     /// Builds the guests where that is needed.
     pub async fn new() -> Result<Self> {
         let (component, batch) = (Guest::Bench.component()?, Guest::BenchBatch.component()?);
-        Ok(Self { engine: Engine::new()?, component, batch })
+        Ok(Self { engine: Engine::new(Compiler::Here, None)?, component, batch })
     }
 
     /// The guest, with what it shall do per event: `empty`, `parse`, `count` or `emit`.

@@ -12,6 +12,13 @@ pub fn tendon() -> &'static Path {
     BINARY.get_or_init(build)
 }
 
+/// The binary, ready to be run. What one test has compiled the others need not; it is not kept with the user's own.
+pub fn command() -> Command {
+    let mut command = Command::new(tendon());
+    command.env("XDG_CACHE_HOME", tendon().with_file_name("test-cache"));
+    command
+}
+
 /// Builds it in the profile and the folder of the test that runs. Cargo's own lock makes test processes take turns.
 fn build() -> PathBuf {
     let test = std::env::current_exe().unwrap();

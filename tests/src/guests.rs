@@ -15,7 +15,7 @@ use tendon::{
     deployment::StateScope,
     event::{Cursor, Event, EventId, StreamName, Timestamp},
     limits::Limits,
-    runtime::{Engine, GuestFactory},
+    runtime::{Compiler, Engine, GuestFactory},
     store::Store,
     tenant::{ConsumerId, ShardId, StreamId, TenantId},
     view::{View, ViewSpec},
@@ -55,7 +55,9 @@ impl Guest {
 /// The engine of this process.
 pub fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
-    ENGINE.get_or_init(|| Engine::new().unwrap_or_else(|error| std::panic::panic_any(format!("{error:?}"))))
+    ENGINE.get_or_init(|| {
+        Engine::new(Compiler::Here, None).unwrap_or_else(|error| std::panic::panic_any(format!("{error:?}")))
+    })
 }
 
 /// The folder with the built guests. The first caller of all test processes builds them, the others wait for it.
@@ -143,4 +145,22 @@ pub fn event(n: u64, foreign_id: &str, metadata: impl Into<Bytes>) -> Event {
         metadata: metadata.into(),
         headers: Vec::new(),
     }
+}
+
+/// A guest with a core module beside its own that has so many functions, each of which takes the compiler some time.
+pub fn bomb(functions: usize) -> Bytes {
+    let body =
+        "(local i32) ".to_owned() + &"local.get 0 i32.const 7 i32.mul i32.const 3 i32.xor local.set 0 ".repeat(60);
+    let text = format!("(module {})", format!("(func {body}) ").repeat(functions));
+    let module = wat::parse_str(text).unwrap();
+    let mut bytes = Guest::Hostile.component().unwrap().to_vec();
+    bytes.push(1);
+    let mut length = module.len();
+    while length >= 0x80 {
+        bytes.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    bytes.push(length as u8);
+    bytes.extend(module);
+    bytes.into()
 }

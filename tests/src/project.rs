@@ -72,7 +72,7 @@ impl Project {
 
     /// The binary, to be run in the project.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary::tendon());
+        let mut command = binary::command();
         command.args(arguments).current_dir(self.folder.path()).env_remove("TENDON_CONFIG").stdin(Stdio::null());
         command
     }

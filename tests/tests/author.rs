@@ -16,7 +16,7 @@ fn root() -> PathBuf {
 }
 
 fn tendon(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(binary::tendon());
+    let mut command = binary::command();
     command.args(arguments).current_dir(folder).env_remove("TENDON_CONFIG");
     command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     // An author may have all of cargo's builds go elsewhere; a config still finds its components.
@@ -153,7 +153,7 @@ fn an_edited_source_is_built_and_takes_over_in_dev() {
         fs::read_to_string(example.join("tendon.toml")).unwrap().replace("7070", "0"),
     )
     .unwrap();
-    let mut dev = Command::new(binary::tendon());
+    let mut dev = binary::command();
     dev.args(["dev", "."]).current_dir(&example).env_remove("TENDON_CONFIG").env_remove("RUSTFLAGS");
     let host = tendon_tests::project::Host::spawn(dev);
     host.line("running");

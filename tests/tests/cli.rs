@@ -14,7 +14,7 @@ const GOOD: &str = "[stream.orders]\n\n[consumer.billing]\ncomponent = \"billing
 
 /// The binary in a folder, with nothing of the environment that it would look at.
 fn tendon(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary::tendon());
+    let mut command = binary::command();
     command.args(arguments).current_dir(folder).stdin(Stdio::null());
     for variable in ["TENDON_CONFIG", "TENDON_SDK", "NO_COLOR"] {
         command.env_remove(variable);

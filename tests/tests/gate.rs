@@ -7,7 +7,7 @@ use tendon::{
     deployment::StateScope,
     error::{Error, Kind},
     limits::Limits,
-    runtime::{Engine, GuestFactory, HandlerKind, inspect},
+    runtime::{Compiler, Engine, GuestFactory, HandlerKind, inspect},
 };
 use tendon_tests::{
     guests::{Guest, Setup},
@@ -15,7 +15,7 @@ use tendon_tests::{
 };
 
 async fn refusal(bytes: impl Into<Bytes>) -> Error {
-    let engine = Engine::new().unwrap();
+    let engine = Engine::new(Compiler::Here, None).unwrap();
     let error = engine.compile(bytes.into(), &Limits::default()).await.err().expect("it was taken");
     assert_eq!(error.kind(), Kind::Invalid, "{error:?}");
     assert!(error.way_out().is_some(), "no way out: {error:?}");
@@ -147,7 +147,7 @@ async fn a_handler_of_another_shape_does_not_start() {
         scope: StateScope::Consumer,
         store: Arc::new(Shelf::Empty),
     };
-    let engine = Engine::new().unwrap();
+    let engine = Engine::new(Compiler::Here, None).unwrap();
     let compiled = engine.compile(component(wat).into(), &setup.limits).await.unwrap();
     let factory = GuestFactory::new(&engine, compiled, BTreeMap::new(), &setup.limits).unwrap();
     let error = factory.trial(setup.view().unwrap()).await.unwrap_err();
@@ -157,7 +157,7 @@ async fn a_handler_of_another_shape_does_not_start() {
 
 #[tokio::test]
 async fn a_component_may_have_as_many_bytes_as_its_limit_and_no_more() {
-    let engine = Engine::new().unwrap();
+    let engine = Engine::new(Compiler::Here, None).unwrap();
     let guest = Guest::Hostile.component().unwrap();
     for (spare, taken) in [(1_i64, true), (0, true), (-1, false)] {
         let component_bytes = (guest.len() as i64 + spare) as u64;
@@ -173,7 +173,7 @@ async fn a_component_may_have_as_many_bytes_as_its_limit_and_no_more() {
 
 #[tokio::test]
 async fn compiling_again_costs_nothing() {
-    let engine = Engine::new().unwrap();
+    let engine = Engine::new(Compiler::Here, None).unwrap();
     let guest = Guest::Hostile.component().unwrap();
     let limits = Limits::default();
     let (first, second) = tokio::join!(engine.compile(guest.clone(), &limits), engine.compile(guest.clone(), &limits));

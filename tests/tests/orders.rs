@@ -29,7 +29,7 @@ fn example() -> PathBuf {
 
 /// The example's own config and component.
 fn project(server: &Server) -> Project {
-    let mut build = Command::new(binary::tendon());
+    let mut build = binary::command();
     build.args(["build", "--quiet"]).arg(example()).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     assert!(build.env_remove("CARGO_TARGET_DIR").status().unwrap().success());
     let config = fs::read_to_string(example().join("tendon.toml")).unwrap();
@@ -203,7 +203,7 @@ fn the_story_runs_from_the_script_on() {
         let script = tendon_tests::project::Host::spawn(script);
         let line = script.line("export ORDERS_URL=");
         let url = line.split_once('=').unwrap().1;
-        let mut dev = Command::new(binary::tendon());
+        let mut dev = binary::command();
         dev.args(["dev", "--until-head", "-o", "json"])
             .arg(example())
             .env("ORDERS_URL", url)

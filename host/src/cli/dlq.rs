@@ -151,7 +151,14 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
             })?;
         }
         Verb::Redrive { choice, rate } => {
-            change(ctx, &client, (choice, rate), "redrive-dead-letters", ["to be handled again"; 2]).await?
+            change(
+                ctx,
+                &client,
+                (choice, rate),
+                "redrive-dead-letters",
+                ["to be handled again", "would be handled again"],
+            )
+            .await?
         }
         Verb::Cancel(choice) => {
             change(ctx, &client, (choice, None), "cancel-redrives", ["cancelled", "would be cancelled"]).await?

@@ -10,7 +10,12 @@ use std::{
 use serde::Serialize;
 use tokio::process::Command;
 
-use super::{Ctx, build, output::Format, problem::Exit};
+use super::{
+    Ctx, build,
+    engine::{self, this_compiler},
+    output::Format,
+    problem::Exit,
+};
 use crate::{
     backend::sqlite,
     config::{
@@ -18,6 +23,7 @@ use crate::{
         resolved::{ServerUrl, Store, StoreUrl},
     },
     error::{Error, Result},
+    runtime::{CodeCache, Confined},
     tenant::Name,
 };
 
@@ -73,6 +79,8 @@ impl Check {
 pub async fn run(_: Args, ctx: &Ctx) -> Result<Exit> {
     let mut checks = toolchain().await;
     checks.extend(config(ctx));
+    checks.push(compiler().await);
+    checks.push(code_cache(ctx));
     checks.extend(limit("memory mappings", maps(), MAPS_MIN, maps_found, "sysctl -w vm.max_map_count=1048576"));
     checks.extend(limit("open files", open_files(), FILES_MIN, |files| files.to_string(), "ulimit -n 65536"));
     match ctx.out.format {
@@ -110,6 +118,38 @@ async fn toolchain() -> Vec<Check> {
         Err(error) => Check::warn("wasm32-wasip2", error.chain(), error.way_out().unwrap_or_default()),
     });
     checks
+}
+
+/// Whether components are compiled by a process that can do nothing else.
+async fn compiler() -> Check {
+    let confined = match this_compiler() {
+        Ok(compiler) => compiler.confined().await,
+        Err(error) => Err(error),
+    };
+    let fix =
+        "run the host on Linux 5.13 or later with both: who breaks the compiler could do there what this user can";
+    match confined.map(Option::unwrap_or_default) {
+        Ok(Confined { landlock: true, seccomp: true }) => Check::ok("compiler", "it can compute and nothing else"),
+        Ok(Confined { landlock: true, .. }) => Check::warn("compiler", "the kernel has no seccomp", fix),
+        Ok(Confined { seccomp: true, .. }) => Check::warn("compiler", "the kernel has no landlock", fix),
+        Ok(_) => Check::warn("compiler", "the kernel has neither landlock nor seccomp", fix),
+        Err(error) => Check::fail("compiler", error.chain(), error.way_out().unwrap_or("see the message").to_owned()),
+    }
+}
+
+/// Whether what is compiled can be kept.
+fn code_cache(ctx: &Ctx) -> Check {
+    let named = ctx.config(Components::MayBeMissing).ok().and_then(|config| config.host.code_cache);
+    let Some(folder) = named.or_else(engine::default_code_cache) else {
+        return Check::warn("code cache", "this user has no cache folder", "name one: `code-cache` under [host]");
+    };
+    match CodeCache::open(&folder) {
+        Ok(_) => Check::ok("code cache", folder.display().to_string()),
+        Err(error) => {
+            let fix = error.way_out().unwrap_or("name another folder: `code-cache` under [host]").to_owned();
+            Check::fail("code cache", error.chain(), fix)
+        }
+    }
 }
 
 /// The config, and what it names.

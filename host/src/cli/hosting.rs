@@ -7,6 +7,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::engine::engine;
 use crate::{
     config::Config,
     error::{Error, Result},
@@ -38,7 +39,8 @@ pub(super) enum End {
 impl Hosting {
     /// Opens the stores and serves the API there; no consumer runs yet.
     pub(super) async fn open(config: Config, listen: SocketAddr) -> Result<Self> {
-        let host = Arc::new(Host::open(config).await?);
+        let engine = engine(config.host.code_cache.as_deref())?;
+        let host = Arc::new(Host::open(config, engine).await?);
         let listener = server::bind(listen).await?;
         let api = listener.local_addr().map_err(|error| Error::unavailable("the API has no address").because(error))?;
         host.announce(api).await?;

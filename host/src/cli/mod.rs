@@ -2,6 +2,7 @@
 
 pub mod build;
 mod client;
+pub mod compile_worker;
 pub mod completions;
 pub mod config;
 pub mod consumer;
@@ -9,6 +10,7 @@ pub mod cursor;
 pub mod dev;
 pub mod dlq;
 pub mod doctor;
+mod engine;
 pub mod event;
 mod hosting;
 pub mod inspect;
@@ -112,9 +114,9 @@ enum Verb {
     Run(run::Args),
     /// Append, import, list and follow events
     Event(event::Args),
-    /// List streams
+    /// List streams, check that one can be read, make its table, prune it
     Stream(stream::Args),
-    /// List, show, pause and resume consumers, and skip what blocks them
+    /// List, show, pause, resume, reset and remove consumers, and skip what blocks them
     Consumer(consumer::Args),
     /// See where a consumer is
     Cursor(cursor::Args),
@@ -128,6 +130,9 @@ enum Verb {
     Doctor(doctor::Args),
     /// Print a shell's completions
     Completions(completions::Args),
+    /// Compile a component that a host has given to this process
+    #[command(hide = true)]
+    CompileWorker(compile_worker::Args),
 }
 
 /// What a command works with.
@@ -180,7 +185,11 @@ pub fn run() -> ExitCode {
         }
     };
     let ctx = Ctx::new(cli.globals);
-    let exit = block_on(cli.verb.run(&ctx)).unwrap_or_else(|error| {
+    let exit = match &cli.verb {
+        Verb::CompileWorker(args) => compile_worker::run(args),
+        _ => block_on(cli.verb.run(&ctx)),
+    };
+    let exit = exit.unwrap_or_else(|error| {
         problem::report(&error, ctx.out.format, ctx.globals.color.on_stderr());
         Exit::of(&error)
     });
@@ -211,6 +220,7 @@ impl Verb {
             Self::Config(args) => config::run(args, ctx),
             Self::Doctor(args) => doctor::run(args, ctx).await,
             Self::Completions(args) => completions::run(args, ctx),
+            Self::CompileWorker(args) => compile_worker::run(&args),
         }
     }
 }

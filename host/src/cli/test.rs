@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::Serialize;
 
-use super::{Ctx, build, output::Format, problem::Exit};
+use super::{Ctx, build, engine::engine, output::Format, problem::Exit};
 use crate::{
     backend::{Database, Options, Order},
     changes::{Changes, Emit, Write},
@@ -18,7 +18,7 @@ use crate::{
     event_file,
     filter::Matcher,
     handler::{Failure, Handled, Handler, HandlerFactory as _},
-    runtime::{Engine, GuestFactory},
+    runtime::GuestFactory,
     source::Until,
     store::{Commit, Store},
     tenant::{ConsumerId, Name, ShardId},
@@ -49,7 +49,7 @@ pub struct Args {
 pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     let subject = Subject::find(&args, ctx).await?;
     // What is no component is told before anybody is asked for events.
-    let engine = Engine::new()?;
+    let engine = engine(None)?;
     let compiled = engine.compile(subject.component.clone(), &subject.spec.limits).await?;
     let database = Database::open("memory:", Options::default()).await?;
     let store = database.store();

@@ -3,7 +3,7 @@
 //! These types are the one list of keys. The published JSON Schema is made from them, the check for unknown keys and
 //! wrong types reads that schema, and `config show` prints them back.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,10 @@ pub struct Host {
     /// Address of the API and the metrics; a loopback one. Default 127.0.0.1:7070.
     #[schemars(example = &"127.0.0.1:7070")]
     pub listen: Option<String>,
+    /// Folder of the machine code that components were compiled to, which nobody else may write to. Default the user's cache
+    /// folder.
+    #[schemars(example = &"/var/cache/tendon")]
+    pub code_cache: Option<PathBuf>,
 }
 
 /// When a commit counts as done.
@@ -240,7 +244,8 @@ pub struct Shards {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Batch {
-    /// The most events that share a commit; of a `batch-handler` the most that share a call, too, up to 1,024. Default 16,384.
+    /// The most events that share a commit; of a `batch-handler` the most that share a call, too, up to 1,024; with
+    /// `state = "key"` only events of one foreign id that follow each other do. Default 16,384.
     #[schemars(example = 16384)]
     pub max: Option<i64>,
     /// Bytes of changes after which a commit takes no more events, and the most bytes of events that a `batch-handler` gets in one
@@ -303,6 +308,12 @@ pub struct Limits {
     /// Size of the component. Default 20MiB.
     #[schemars(example = &"20MiB")]
     pub component: Option<String>,
+    /// CPU time to compile it, in whole seconds. Default 1m.
+    #[schemars(example = &"1m")]
+    pub compile_cpu: Option<String>,
+    /// Memory to compile it. Default 2GiB.
+    #[schemars(example = &"2GiB")]
+    pub compile_memory: Option<String>,
     /// Bytes that a call may hand to the host. Default 32MiB.
     #[schemars(example = &"32MiB")]
     pub hostcall: Option<String>,

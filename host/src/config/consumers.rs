@@ -26,6 +26,8 @@ use crate::{
 
 /// A WebAssembly memory of 32 bits ends here.
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
+/// Less than the first of these the compiler does not start in.
+const COMPILE_MEMORY_BYTES: std::ops::RangeInclusive<u64> = 128 << 20..=64 << 30;
 
 /// Any `u32` from 1.
 const POSITIVE: RangeInclusive<u32> = 1..=u32::MAX;
@@ -165,7 +167,15 @@ impl Resolver<'_, '_> {
             let path = format!("{path}.filter.types[{index}]");
             match i32::try_from(*number) {
                 Ok(number) => types.push(number),
-                Err(_) => self.out_of_range(&path, "types", number, &i32::MIN, &i32::MAX),
+                Err(_) => {
+                    let message = format!("`types` has {number}, expected {} to {}", i32::MIN, i32::MAX);
+                    self.places.at_value(
+                        Code::BadValue,
+                        &path,
+                        message,
+                        Some("a type is a number of 32 bits".to_owned()),
+                    );
+                }
             }
         }
         types.sort_unstable();
@@ -286,6 +296,18 @@ impl Resolver<'_, '_> {
                 default.component_bytes,
                 some.clone(),
             ),
+            compile_cpu: self.duration(
+                &path("compile-cpu"),
+                authored.compile_cpu.as_deref(),
+                default.compile_cpu,
+                Duration::from_secs(1),
+            ),
+            compile_memory_bytes: self.size(
+                &path("compile-memory"),
+                authored.compile_memory.as_deref(),
+                default.compile_memory_bytes,
+                COMPILE_MEMORY_BYTES,
+            ),
             hostcall_bytes: self.size(&path("hostcall"), authored.hostcall.as_deref(), default.hostcall_bytes, some),
             host_calls: self.number(&path("host-calls"), authored.host_calls, default.host_calls, ANY),
             emits: self.number(&path("emits"), authored.emits, default.emits, ANY),
@@ -331,7 +353,7 @@ impl Resolver<'_, '_> {
         match u32::try_from(value).ok().filter(|value| range.contains(value)) {
             Some(value) => value,
             None => {
-                self.out_of_range(path, last(path), &value, range.start(), range.end());
+                self.out_of_range(path, last(path), &value, range.start(), range.end(), &default);
                 default
             }
         }
@@ -342,7 +364,8 @@ impl Resolver<'_, '_> {
             Ok(value) if value.is_none_or(|value| range.contains(&value)) => value.unwrap_or(default),
             Ok(_) => {
                 let (from, to) = (units::show_size(*range.start()), units::show_size(*range.end()));
-                self.out_of_range(path, last(path), &text.unwrap_or_default(), &from, &to);
+                let usual = format!("{:?}", units::show_size(default));
+                self.out_of_range(path, last(path), &text.unwrap_or_default(), &from, &to, &usual);
                 default
             }
             Err(refused) => self.refused(path, text, refused, default),
@@ -354,7 +377,8 @@ impl Resolver<'_, '_> {
             Ok(value) if value.is_none_or(|value| value >= least) => value.unwrap_or(default),
             Ok(_) => {
                 let least = units::show_duration(least);
-                self.out_of_range(path, last(path), &text.unwrap_or_default(), &least, &"a year");
+                let usual = format!("{:?}", units::show_duration(default));
+                self.out_of_range(path, last(path), &text.unwrap_or_default(), &least, &"a year", &usual);
                 default
             }
             Err(refused) => self.refused(path, text, refused, default),
@@ -374,9 +398,11 @@ impl Resolver<'_, '_> {
         found: &dyn std::fmt::Display,
         from: &T,
         to: &dyn std::fmt::Display,
+        usual: &dyn std::fmt::Display,
     ) {
         let message = format!("`{key}` is {found}, expected {from} to {to}");
-        self.places.at_value(Code::BadValue, path, message, None);
+        let suggestion = Some(format!("write `{key} = {usual}`, the default, or leave it out"));
+        self.places.at_value(Code::BadValue, path, message, suggestion);
     }
 }
 

@@ -32,10 +32,11 @@ pub(super) struct Resolver<'p, 'a> {
 /// Resolves the whole file.
 pub(super) fn resolve(root: &authored::Root, file: &Path, resolver: &mut Resolver<'_, '_>) -> Option<Config> {
     let listen = resolver.listen(root.host.listen.as_deref());
+    let code_cache = root.host.code_cache.as_ref().map(|folder| resolver.folder.join(folder));
     let stores = resolver.stores(&root.store);
     let streams = resolver.streams(&root.stream, &stores);
     let consumers = resolver.consumers(&root.consumer, &stores, &streams);
-    Some(Config { file: file.to_owned(), host: Host { listen }, stores: stores?, streams, consumers })
+    Some(Config { file: file.to_owned(), host: Host { listen, code_cache }, stores: stores?, streams, consumers })
 }
 
 impl Resolver<'_, '_> {

@@ -49,11 +49,13 @@ pub struct Config {
 pub struct Host {
     /// Where the API and the metrics are served; a loopback address. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where machine code is kept; in the user's cache folder where that is not said.
+    pub code_cache: Option<PathBuf>,
 }
 
 impl Default for Host {
     fn default() -> Self {
-        Self { listen: LISTEN }
+        Self { listen: LISTEN, code_cache: None }
     }
 }
 

@@ -14,7 +14,10 @@ pub fn shown(config: &resolved::Config) -> authored::Root {
     let streams = config.streams.iter().map(|(name, stream)| (name.to_string(), show_stream(stream)));
     let consumers = config.consumers.iter().map(|(name, consumer)| (name.to_string(), show_consumer(consumer)));
     authored::Root {
-        host: authored::Host { listen: Some(config.host.listen.to_string()) },
+        host: authored::Host {
+            listen: Some(config.host.listen.to_string()),
+            code_cache: config.host.code_cache.clone(),
+        },
         store: stores.collect(),
         stream: streams.collect(),
         consumer: consumers.collect(),
@@ -115,6 +118,8 @@ fn show_consumer(consumer: &resolved::Consumer) -> authored::Consumer {
             wall: Some(show_duration(limits.wall)),
             init: Some(show_duration(limits.init)),
             component: Some(show_size(limits.component_bytes)),
+            compile_cpu: Some(show_duration(limits.compile_cpu)),
+            compile_memory: Some(show_size(limits.compile_memory_bytes)),
             hostcall: Some(show_size(limits.hostcall_bytes)),
             host_calls: Some(limits.host_calls.into()),
             emits: Some(limits.emits.into()),

@@ -57,6 +57,7 @@ fn a_short_consumer_has_the_core_s_defaults() {
 #[test]
 fn the_sample_is_read_and_says_nothing_but_defaults() {
     let mut sample = parsed(SAMPLE).unwrap();
+    assert_eq!(sample.host.code_cache.take(), Some("/somewhere/code-cache".into()));
     let kept: Vec<_> = sample.streams.values_mut().filter_map(|stream| stream.retain.take()).collect();
     assert_eq!(kept, [std::time::Duration::from_secs(30 * 24 * 60 * 60)]);
     let consumer = sample.consumers.values_mut().next().unwrap();

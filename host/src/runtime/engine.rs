@@ -2,6 +2,8 @@
 
 use std::{
     collections::VecDeque,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -11,6 +13,9 @@ use tokio::sync::Semaphore;
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use super::{
+    code::{self, Sealed},
+    code_cache::CodeCache,
+    compiler::{Artifact, Compiler, compile_apart},
     context::Ctx,
     gate,
     imports::{
@@ -24,6 +29,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     limits::Limits,
+    metrics::CompileMetrics,
     store::Digest,
 };
 
@@ -34,12 +40,28 @@ const REMEMBERED: usize = 16;
 const GUEST_STACK_BYTES: usize = 512 * 1024;
 const FIBER_STACK_BYTES: usize = 2 * 1024 * 1024;
 
+/// What every engine is set to, wherever it compiles: machine code is of these settings.
+pub(super) fn settings() -> wasmtime::Config {
+    let mut config = wasmtime::Config::new();
+    config
+        .epoch_interruption(true)
+        .wasm_memory64(false)
+        .max_wasm_stack(GUEST_STACK_BYTES)
+        .async_stack_size(FIBER_STACK_BYTES);
+    config
+}
+
 /// Compiles components, and bounds the instances that are made of them. A clone is the same engine.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
+    compiler: Compiler,
+    cache: Option<CodeCache>,
+    metrics: CompileMetrics,
     engine: wasmtime::Engine,
+    /// What machine code depends on beside the component: this version of wasmtime, the settings, the processor.
+    settings: String,
     linker: Linker<Ctx>,
     ticker: Arc<Ticker>,
     /// One compilation at a time: two would take the cores from the guests that run.
@@ -102,16 +124,13 @@ impl Compiled {
 }
 
 impl Engine {
-    /// Makes the process's engine, and starts its ticker.
-    pub fn new() -> Result<Self> {
-        let mut config = wasmtime::Config::new();
-        config
-            .epoch_interruption(true)
-            .wasm_memory64(false)
-            .max_wasm_stack(GUEST_STACK_BYTES)
-            .async_stack_size(FIBER_STACK_BYTES);
+    /// Makes the process's engine, and starts its ticker. A cache is used only by what is compiled apart.
+    pub fn new(compiler: Compiler, cache: Option<CodeCache>) -> Result<Self> {
         let failed = |error: wasmtime::Error| Error::invalid("set the engine up").because(error);
-        let engine = wasmtime::Engine::new(&config).map_err(failed)?;
+        let engine = wasmtime::Engine::new(&settings()).map_err(failed)?;
+        let mut hasher = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let settings = format!("{} {:016x}", env!("CARGO_PKG_VERSION"), hasher.finish());
         let linker = imports::linker(&engine)?;
         let weak = engine.weak();
         let ticker = Ticker::start(move || {
@@ -120,11 +139,22 @@ impl Engine {
             }
         })?;
         let (turn, remembered) = (Arc::new(Semaphore::new(1)), Mutex::default());
-        Ok(Self(Arc::new(Inner { engine, linker, ticker: Arc::new(ticker), turn, remembered })))
+        let ticker = Arc::new(ticker);
+        Ok(Self(Arc::new(Inner {
+            compiler,
+            cache,
+            metrics: CompileMetrics::default(),
+            engine,
+            settings,
+            linker,
+            ticker,
+            turn,
+            remembered,
+        })))
     }
 
-    /// Compiles a component, on a thread of its own, after those that were asked for before; one that is remembered
-    /// costs only its digest. What is no guest of this host is `Invalid`, what is too large `Limit`.
+    /// Compiles a component, after those that were asked for before; one that is remembered costs only its digest. What is no guest
+    /// of this host is `Invalid`, what is too large, or too much to compile, `Limit`.
     pub async fn compile(&self, bytes: Bytes, limits: &Limits) -> Result<Compiled> {
         gate::check_size(bytes.len() as u64, limits)?;
         let mine = bytes.clone();
@@ -134,19 +164,75 @@ impl Engine {
         }
         let turn = self.0.turn.clone().acquire_owned().await;
         let turn = turn.map_err(|error| Error::unavailable("wait for the compiler").because(error))?;
+        // Somebody else may have had it compiled meanwhile.
+        if let Some(compiled) = self.remembered(&digest) {
+            return Ok(compiled);
+        }
+        let began = Instant::now();
+        let metrics = &self.0.metrics;
+        if let Some(code) = self.load(digest).await? {
+            metrics.kept.inc();
+            return Ok(Compiled { code: self.remember(code), compiled_in: Duration::ZERO });
+        }
+        let code = match &self.0.compiler {
+            Compiler::Here => self.compile_here(bytes).await,
+            Compiler::Apart(binary) => self.compile_apart(binary, &bytes, limits, digest).await,
+        };
+        drop(turn);
+        let (code, compiled_in) = (code.inspect_err(|_| _ = metrics.refused.inc())?, began.elapsed());
+        metrics.compiled.inc();
+        metrics.seconds.observe(compiled_in.as_secs_f64());
+        Ok(Compiled { code: self.remember(code), compiled_in })
+    }
+
+    async fn compile_apart(&self, binary: &Path, bytes: &Bytes, limits: &Limits, digest: Digest) -> Result<Code> {
+        let artifact = compile_apart(binary, bytes, limits).await?;
+        self.take(artifact, digest).await
+    }
+
+    async fn compile_here(&self, bytes: Bytes) -> Result<Code> {
         let engine = self.clone();
-        off_the_data_plane(move || {
-            let _turn = turn;
-            // Somebody else may have had it compiled meanwhile.
-            if let Some(compiled) = engine.remembered(&digest) {
-                return Ok(compiled);
+        let compile = move || {
+            let inspection = inspect(&bytes)?;
+            let component = Component::from_binary(&engine.0.engine, &bytes)
+                .map_err(|error| Error::invalid(format!("not a valid component: {}", error.root_cause())))?;
+            engine.link(inspection, &component)
+        };
+        off_the_data_plane(compile).await
+    }
+
+    /// What is in the cache of a component.
+    async fn load(&self, digest: Digest) -> Result<Option<Code>> {
+        let Some(cache) = self.0.cache.clone() else { return Ok(None) };
+        let engine = self.clone();
+        let load = move || {
+            let Some((inspection, sealed)) = cache.load(&digest, &engine.0.settings) else { return Ok(None) };
+            engine.code(inspection, &sealed).map(Some)
+        };
+        off_the_data_plane(load).await
+    }
+
+    /// Takes over what was compiled apart.
+    async fn take(&self, mut artifact: Artifact, digest: Digest) -> Result<Code> {
+        let engine = self.clone();
+        let take = move || {
+            artifact.inspection.digest = digest;
+            let failed = |error| Error::unavailable("the machine code finds no room in memory").because(error);
+            let sealed = Sealed::copy(&mut &artifact.code[..], artifact.code.len() as u64).map_err(failed)?;
+            let code = engine.code(artifact.inspection.clone(), &sealed)?;
+            if let Some(cache) = &engine.0.cache {
+                cache.keep(&artifact, &engine.0.settings);
             }
-            let began = Instant::now();
-            let code = Arc::new(engine.compile_now(&bytes)?);
-            engine.remember(code.clone());
-            Ok(Compiled { code, compiled_in: began.elapsed() })
-        })
-        .await
+            Ok(code)
+        };
+        off_the_data_plane(take).await
+    }
+
+    fn code(&self, inspection: Inspection, sealed: &Sealed) -> Result<Code> {
+        let component = code::load(&self.0.engine, sealed).map_err(|error| {
+            Error::corrupt(format!("the machine code is not this engine's: {}", trap::chain(&error)))
+        })?;
+        self.link(inspection, &component)
     }
 
     /// A component that was compiled before and is still remembered.
@@ -158,21 +244,20 @@ impl Engine {
         Some(Compiled { code, compiled_in: Duration::ZERO })
     }
 
-    fn remember(&self, code: Arc<Code>) {
+    fn remember(&self, code: Code) -> Arc<Code> {
+        let code = Arc::new(code);
         let mut remembered = self.0.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered.push_front(code);
+        remembered.push_front(code.clone());
         remembered.truncate(REMEMBERED);
+        code
     }
 
-    fn compile_now(&self, bytes: &[u8]) -> Result<Code> {
-        let inspection = inspect(bytes)?;
-        let component = Component::from_binary(&self.0.engine, bytes)
-            .map_err(|error| Error::invalid(format!("not a valid component: {}", error.root_cause())))?;
+    fn link(&self, inspection: Inspection, component: &Component) -> Result<Code> {
         let misfit = |error: wasmtime::Error| {
             Error::invalid(format!("the component does not fit tendon:consumer 0.1: {}", trap::chain(&error)))
                 .help("build it against the WIT of this version, with the SDK of this version")
         };
-        let pre = self.0.linker.instantiate_pre(&component).map_err(misfit)?;
+        let pre = self.0.linker.instantiate_pre(component).map_err(misfit)?;
         let entry = match inspection.handler {
             HandlerKind::Handler => EntryIndices::Handler(handler::GuestIndices::new(&pre).map_err(misfit)?),
             HandlerKind::BatchHandler => EntryIndices::Batch(batch_handler::GuestIndices::new(&pre).map_err(misfit)?),
@@ -182,6 +267,11 @@ impl Engine {
             false => None,
         };
         Ok(Code { inspection, pre, entry, lifecycle })
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &CompileMetrics {
+        &self.0.metrics
     }
 
     /// wasmtime's own.

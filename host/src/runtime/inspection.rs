@@ -1,13 +1,13 @@
 //! What a component is, as far as its bytes tell.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasm_metadata::Producers;
 
 use super::gate::{self, Shape};
 use crate::{error::Result, store::Digest};
 
 /// How a guest wants its events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HandlerKind {
     /// One a call.
@@ -17,7 +17,7 @@ pub enum HandlerKind {
 }
 
 /// A name and a version that a build left in a component.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tool {
     /// Such as `Rust`, `tendon-sdk`.
     pub name: String,
@@ -26,7 +26,7 @@ pub struct Tool {
 }
 
 /// How often an effect happens for one event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guarantee {
     /// The interface that the effect goes through.
     pub effect: String,
@@ -35,7 +35,7 @@ pub struct Guarantee {
 }
 
 /// What a component is, as far as its bytes tell.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspection {
     /// The SHA-256 of its bytes.
     pub digest: Digest,
