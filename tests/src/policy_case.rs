@@ -7,6 +7,7 @@ use tendon::{
     deployment::{Spec, StateScope},
     error::Error,
     event::{Cursor, Event, EventId, Timestamp},
+    filter::Filter,
     handler::FailureKind,
     policy::{OnExhausted, RetryPolicy},
     store::Status,
@@ -171,7 +172,10 @@ impl Case {
     pub(crate) fn spec(self) -> Spec {
         let count = if self.form == Form::Sharded { 2 } else { 1 };
         let base = Duration::from_millis(1);
+        // It has no answer for the poison alone.
+        let r#where = (self.fails == Fails::Filter).then(|| format!("1 / (metadata - {POISON}) < 1000"));
         Spec {
+            filter: Filter { r#where, ..Filter::default() },
             state: StateScope::Key,
             shards: Shards { count, ..Shards::default() },
             retry: RetryPolicy { attempts: ATTEMPTS, base, on_exhausted: self.policy, ..RetryPolicy::default() },
@@ -199,6 +203,8 @@ impl Case {
         for key in self.keys() {
             let here = match (stops, self.form, *key) {
                 (true, Form::Sharded, "b") | (false, ..) => (EVENTS, Status::Running, 0),
+                // After what is the other's, and before what the filter has no answer for.
+                (true, Form::Sharded, _) if self.fails == Fails::Filter => (2, status, attempts),
                 // After what it has handled last.
                 (true, Form::Sharded, _) => (1, status, attempts),
                 (true, Form::Batch, _) if attempts == 0 => (0, status, 0),

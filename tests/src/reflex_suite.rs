@@ -1,10 +1,12 @@
 //! What reflex's own tests show of its consumers, shown of ours. The numbers are those of a list of its tests; the hash that
-//! divides events (33) is tested beside it, in `topology.rs`, and what reflex gets wrong in `tests/tests/reflex.rs`.
+//! divides events (33) is tested beside it, in `topology.rs`. From 37 on they are what reflex gets wrong, with the real binary.
 
 mod batches;
+mod defects;
 mod failures;
 mod filters;
 mod lag;
+mod runs;
 mod starts;
 
 use std::{
@@ -48,6 +50,9 @@ pub struct Case {
 
 /// All cases that are shown here.
 pub const CASES: &[Case] = &[
+    Case { number: 1, sentence: "a run is where its events were handled", show: runs::where_it_is },
+    Case { number: 2, sentence: "a failure passes nothing", show: runs::a_failure_passes_nothing },
+    Case { number: 32, sentence: "events side by side", show: runs::side_by_side },
     Case { number: 4, sentence: "an event waits until it is as old as the lag", show: lag::events_wait_for_their_age },
     Case { number: 4, sentence: "a lag is no other consumer's", show: lag::a_lag_is_no_other_consumer_s },
     Case { number: 4, sentence: "a stop ends the wait, and the event stays", show: lag::a_stop_ends_the_wait },
@@ -71,6 +76,18 @@ pub const CASES: &[Case] = &[
     Case { number: 31, sentence: "events that are too young for a lag wait together", show: batches::with_a_lag },
     Case { number: 34, sentence: "the latest place is fixed when a consumer is made", show: starts::latest_is_fixed },
     Case { number: 34, sentence: "a place that cannot be read is not guessed", show: starts::no_place_is_guessed },
+    Case {
+        number: 37,
+        sentence: "what is never tried again is recorded, and passed",
+        show: defects::never_tried_again,
+    },
+    Case { number: 44, sentence: "a batch consumer passes what it filters", show: defects::filtered_batches },
+    Case { number: 46, sentence: "once each over stops and kills", show: defects::once_over_stops_and_kills },
+    Case {
+        number: 50,
+        sentence: "what is cut off is not passed, and everybody is told to stop (47)",
+        show: defects::cut_off,
+    },
 ];
 
 /// When the cases take place.
@@ -125,11 +142,16 @@ impl Stage {
 
     /// Runs a consumer that answers to the n-th call with an event, n from 1.
     fn run(&self, name: &str, spec: Spec, answer: impl Answer) -> Subject {
+        self.run_shard((name, 0), spec, answer)
+    }
+
+    /// Runs one of its shards.
+    fn run_shard(&self, shard: (&str, u32), spec: Spec, answer: impl Answer) -> Subject {
         let calls = Calls::default();
         let logic = Recorded { answer, clock: self.clock, calls: calls.clone() };
         let version = Version { epoch: Epoch(1), spec: Arc::new(spec), factory: Native::new("subject", logic) };
         let (committer, tailer) = (Committer::start(self.database.store()), self.tailer.clone());
-        let running = Running::start_by(self.clock, (name, 0), &self.database, committer, tailer, version).unwrap();
+        let running = Running::start_by(self.clock, shard, &self.database, committer, tailer, version).unwrap();
         Subject { running, calls }
     }
 

@@ -141,8 +141,8 @@ impl Run<'_> {
 
 fn crashed(what: &str, is_of_start: bool) -> Handled {
     let message = format!(
-        "two host processes have ended while {what}, the second one with nothing else at work: it is not done a third time. The \
-         hosts' logs and the system's (out of memory?) may tell why"
+        "host processes have ended while {what}, twice while it was done alone and the second time with nothing else at work: it is not \
+         done again by itself. The hosts' logs and the system's (out of memory?) may tell why"
     );
     let failure = Failure {
         kind: FailureKind::Crash,

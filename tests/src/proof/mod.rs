@@ -8,6 +8,7 @@ mod policies;
 mod reload;
 mod replay;
 pub mod report;
+mod sandbox;
 mod shards;
 mod spine;
 mod sql;
@@ -21,9 +22,10 @@ pub use latency::append_events;
 use report::Report;
 
 /// The proofs, and what each shows.
-pub const LIST: [(&str, &str); 3] = [
+pub const LIST: [(&str, &str); 4] = [
     ("spine", "exactly once at the speed of the stream: costs per event, crash sweep, reloads"),
     ("policies", "what fails holds up nobody else: parked keys, shards side by side, divided anew under faults"),
+    ("sandbox", "strangers' code: tampered machine code, components that a compiler dies of, restarts"),
     ("sql", "MariaDB and PostgreSQL: costs per event, merged commits, from a commit to its handler"),
 ];
 
@@ -42,6 +44,7 @@ pub fn run(name: &str, scale: Scale, only: Option<&str>) -> Result<bool> {
     let mut report = Report::new(name, scale, only);
     match name {
         "policies" => policies::prove(&mut report)?,
+        "sandbox" => sandbox::prove(&mut report)?,
         "sql" => sql::prove(&mut report)?,
         _ => spine::prove(&mut report)?,
     }

@@ -3,11 +3,11 @@
 
 use std::fs;
 
-use serde_json::Value;
-use tendon_tests::{
+use crate::{
     guests::Guest,
     project::{Project, event, subject},
 };
+use serde_json::Value;
 
 fn project(consumer: &str) -> Project {
     Project::new(&subject(consumer))
@@ -19,8 +19,7 @@ fn letters(project: &Project) -> Vec<Value> {
 }
 
 /// 37: there the letter is not recorded, and the consumer stuck for ever.
-#[test]
-fn an_event_that_is_never_tried_again_is_recorded_and_passed() {
+pub(super) fn never_tried_again() {
     let project = project("retry = { attempts = 1, on-exhausted = \"dead-letter\" }");
     let _host = project.host();
     let text = |n: usize| if n == 6 { "fail" } else { "append" };
@@ -31,8 +30,7 @@ fn an_event_that_is_never_tried_again_is_recorded_and_passed() {
 }
 
 /// 44: there the cursor stays where it was.
-#[test]
-fn a_batch_consumer_passes_what_its_filter_leaves_out() {
+pub(super) fn filtered_batches() {
     let project = project("filter = { types = [2] }");
     fs::write(project.path("guest.wasm"), Guest::Batch.component().unwrap()).unwrap();
     let host = project.host();
@@ -46,8 +44,7 @@ fn a_batch_consumer_passes_what_its_filter_leaves_out() {
 }
 
 /// 46: there half of what was handled side by side is handled twice after a stop. Stopped in order, or killed.
-#[test]
-fn what_is_handled_side_by_side_is_handled_once_over_stops_and_kills() {
+pub(super) fn once_over_stops_and_kills() {
     const KEYS: usize = 40;
     const EVENTS: usize = 24_000;
     let project = project("shards = { count = 8 }");
@@ -74,8 +71,7 @@ fn what_is_handled_side_by_side_is_handled_once_over_stops_and_kills() {
 }
 
 /// 50: there the cursor passes an event whose handling was cancelled. 47: there nobody is told to stop.
-#[test]
-fn an_event_whose_handling_is_cut_off_is_neither_passed_nor_set_aside() {
+pub(super) fn cut_off() {
     for policy in ["dead-letter", "skip", "block"] {
         let project = project(&format!("retry = {{ attempts = 1, on-exhausted = \"{policy}\" }}"));
         let host = project.host();
