@@ -18,8 +18,6 @@ pub const SCAN_ENTRIES_MAX: u32 = 1000;
 
 /// The limits of one consumer. Sources of the defaults: measured needs of the guest languages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-// A deployment that was made before a limit was there has its default.
-#[serde(default)]
 pub struct Limits {
     /// CPU time per call.
     pub cpu: Duration,
@@ -31,9 +29,11 @@ pub struct Limits {
     pub memory_bytes: u64,
     /// Bytes of a component.
     pub component_bytes: u64,
-    /// CPU time to compile a component, in whole seconds.
+    /// CPU time to compile a component, in whole seconds. A deployment that is older than this limit has its default.
+    #[serde(default = "compile_cpu")]
     pub compile_cpu: Duration,
     /// Bytes of memory that compiling it may take, those of the compiler included.
+    #[serde(default = "compile_memory_bytes")]
     pub compile_memory_bytes: u64,
     /// Bytes that a call may hand to the host.
     pub hostcall_bytes: u64,
@@ -49,6 +49,14 @@ pub struct Limits {
     pub log_bytes: u64,
 }
 
+fn compile_cpu() -> Duration {
+    Duration::from_secs(60)
+}
+
+fn compile_memory_bytes() -> u64 {
+    2048 * MIB
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -57,8 +65,8 @@ impl Default for Limits {
             init: Duration::from_secs(1),
             memory_bytes: 64 * MIB,
             component_bytes: 20 * MIB,
-            compile_cpu: Duration::from_secs(60),
-            compile_memory_bytes: 2048 * MIB,
+            compile_cpu: compile_cpu(),
+            compile_memory_bytes: compile_memory_bytes(),
             hostcall_bytes: 32 * MIB,
             host_calls: 10_000,
             emits: 1_000,

@@ -92,7 +92,7 @@ fn a_compiler_can_compute_and_nothing_else() {
     let output = probe.arg(scratch.path().join("written")).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let lines: Vec<&str> = said.lines().collect();
-    assert_eq!(lines, ["free: compute thread read list write connect listen run", "confined: compute"]);
+    assert_eq!(lines, ["free: compute thread signal memory read list write connect listen run", "confined: compute"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("an empty file"), "{output:?}");
 }
 
@@ -271,4 +271,65 @@ fn a_component_that_the_compiler_dies_of_is_refused_and_the_one_that_runs_runs_o
     let shown = project.consumer("subject", "refused", |consumer| !consumer["refused"].is_null());
     assert!(shown["refused"]["help"].as_str().unwrap().contains("raise `compile-cpu`"), "{shown}");
     assert_eq!(host.terminate(), Some(0));
+}
+
+/// A program in the place of the compiler.
+fn script(folder: &TempDir, text: &str) -> PathBuf {
+    let path = folder.path().join("compiler");
+    fs::write(&path, format!("#!/bin/sh\necho >> {}/calls\n{text}\n", folder.path().display())).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn whatever_the_compiler_answers_the_host_lives() {
+    let real = binary::tendon().display();
+    let good = format!("{real} compile-worker $2 $3 | /usr/bin/head -1; echo this is no machine code");
+    let limits = Limits { compile_cpu: Duration::from_secs(1), ..Limits::default() };
+    for (text, kind, says) in [
+        ("kill -9 $$", Kind::Limit, "the compiler was killed"),
+        ("kill -11 $$", Kind::Invalid, "the compiler ended"),
+        ("echo no room 1>&2; exit 3", Kind::Unavailable, "the compiler cannot work: no room"),
+        ("exec /usr/bin/yes x", Kind::Limit, "more than 256 MiB of machine code"),
+        ("exec /bin/sleep 60", Kind::Limit, "has not ended after 4s, 4 times its limits.compile-cpu"),
+        ("/usr/bin/head -c 3000000 /dev/zero", Kind::Corrupt, "makes no sense"),
+        ("echo '{}'", Kind::Corrupt, "makes no sense"),
+        (&good, Kind::Corrupt, "is not this engine's"),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let error =
+            compile(&script(&folder, text), None, Guest::Bench.component().unwrap(), &limits).await.err().unwrap();
+        assert_eq!(error.kind(), kind, "{text}: {error:?}");
+        assert!(error.to_string().contains(says), "{text}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_takes_too_much_to_compile_is_not_compiled_again_within_the_same_limits() {
+    let folder = TempDir::new().unwrap();
+    let engine = Engine::new(Compiler::Apart(script(&folder, "kill -9 $$")), None).unwrap();
+    let component = Guest::Bench.component().unwrap();
+    let calls = || fs::read_to_string(folder.path().join("calls")).unwrap().lines().count();
+    let first = engine.compile(component.clone(), &Limits::default()).await.err().unwrap();
+    let again = engine.compile(component.clone(), &Limits::default()).await.err().unwrap();
+    assert_eq!((first.chain(), first.way_out(), calls()), (again.chain(), again.way_out(), 1));
+    let more = Limits { compile_cpu: Duration::from_secs(61), ..Limits::default() };
+    engine.compile(component, &more).await.err().unwrap();
+    assert_eq!(calls(), 2);
+}
+
+#[tokio::test]
+async fn a_key_that_was_cut_is_made_anew_and_what_was_torn_is_removed() {
+    let kept = Kept::new().await;
+    fs::write(kept.path().join("key"), "short").unwrap();
+    assert!(!kept.is_loaded().await);
+    assert_eq!(fs::metadata(kept.path().join("key")).unwrap().len(), 64);
+    let (old, new) = (kept.path().join(".tmpOLD"), kept.path().join(".tmpNEW"));
+    for (path, age) in [(&old, 7_200), (&new, 60)] {
+        let file = fs::File::create(path).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age)).unwrap();
+    }
+    compile(binary::tendon(), Some(&kept.path()), kept.component.clone(), &Limits::default()).await.unwrap();
+    assert_eq!((old.exists(), new.exists()), (false, true));
+    assert!(kept.is_loaded().await);
 }

@@ -143,8 +143,9 @@ fn code_cache(ctx: &Ctx) -> Check {
     let Some(folder) = named.or_else(engine::default_code_cache) else {
         return Check::warn("code cache", "this user has no cache folder", "name one: `code-cache` under [host]");
     };
-    match CodeCache::open(&folder) {
-        Ok(_) => Check::ok("code cache", folder.display().to_string()),
+    match CodeCache::look(&folder) {
+        Ok(Some(_)) => Check::ok("code cache", folder.display().to_string()),
+        Ok(None) => Check::ok("code cache", format!("{} will be made", folder.display())),
         Err(error) => {
             let fix = error.way_out().unwrap_or("name another folder: `code-cache` under [host]").to_owned();
             Check::fail("code cache", error.chain(), fix)

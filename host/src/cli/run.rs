@@ -2,7 +2,7 @@
 
 use super::{
     Ctx, doctor,
-    engine::engine,
+    engine::engine_that_keeps_nothing,
     hosting::{End, Hosting},
     problem::Exit,
 };
@@ -54,7 +54,7 @@ pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
 /// Compiles each component, and opens each database for reading where there is one; where there is none, one must be
 /// possible. Nothing of a component runs, and nothing is written.
 async fn check(config: &Config) -> Result<()> {
-    let engine = engine(config.host.code_cache.as_deref())?;
+    let engine = engine_that_keeps_nothing()?;
     for consumer in config.consumers.values() {
         let file = consumer.component.display();
         let failed = |error| Error::invalid(format!("component {file} cannot be read")).because(error);

@@ -49,7 +49,7 @@ pub struct Args {
 pub async fn run(args: Args, ctx: &Ctx) -> Result<Exit> {
     let subject = Subject::find(&args, ctx).await?;
     // What is no component is told before anybody is asked for events.
-    let engine = engine(None)?;
+    let engine = engine(subject.code_cache.as_deref())?;
     let compiled = engine.compile(subject.component.clone(), &subject.spec.limits).await?;
     let database = Database::open("memory:", Options::default()).await?;
     let store = database.store();
@@ -80,6 +80,7 @@ struct Subject {
     component: Bytes,
     spec: Spec,
     sample: Option<PathBuf>,
+    code_cache: Option<PathBuf>,
 }
 
 impl Subject {
@@ -89,7 +90,7 @@ impl Subject {
             let name: Name = "test".parse()?;
             let id = ConsumerId { tenant: ctx.tenant(), name: name.clone() };
             let consumer = Consumer { component: args.target.clone(), ..Consumer::of(id, name) };
-            return Self::read(&consumer, None);
+            return Self::read(&consumer, None, None);
         }
         let file = ctx.config_file(&args.target);
         if args.target.join("Cargo.toml").is_file() {
@@ -99,13 +100,13 @@ impl Subject {
         let config = config::read(&file, Components::MustExist)?;
         let consumer = choose(&config, args.consumer.as_deref())?;
         let sample = config.stream(&consumer.stream)?.sample.clone();
-        Self::read(consumer, sample)
+        Self::read(consumer, sample, config.host.code_cache.clone())
     }
 
-    fn read(consumer: &Consumer, sample: Option<PathBuf>) -> Result<Self> {
+    fn read(consumer: &Consumer, sample: Option<PathBuf>, code_cache: Option<PathBuf>) -> Result<Self> {
         let failed = |error| Error::invalid(format!("{} cannot be read", consumer.component.display())).because(error);
         let component = std::fs::read(&consumer.component).map_err(failed)?.into();
-        Ok(Self { id: consumer.id.clone(), component, spec: consumer.spec(Cursor::START), sample })
+        Ok(Self { id: consumer.id.clone(), component, spec: consumer.spec(Cursor::START), sample, code_cache })
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use hmac::{Hmac, Mac as _, digest::KeyInit};
@@ -21,7 +21,11 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use super::{code::Sealed, compiler::Artifact, inspection::Inspection};
+use super::{
+    code::Sealed,
+    compiler::{Artifact, CODE_BYTES_MAX},
+    inspection::Inspection,
+};
 use crate::{
     error::{Error, Result},
     store::Digest,
@@ -33,6 +37,10 @@ const MAGIC: &[u8; 8] = b"tendon1\n";
 const MAC_BYTES: usize = 32;
 /// As long as what the hash works on at a time.
 const KEY_BYTES: usize = 64;
+/// The longest that a file says of itself.
+const HEADER_BYTES_MAX: u64 = 1024 * 1024;
+/// What a host was killed at while it wrote it is removed after this time.
+const TORN_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Bytes that all files may have; beyond that those go that were used longest ago.
 const BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
@@ -59,9 +67,15 @@ impl CodeCache {
             Error::unavailable(format!("the code cache {} cannot be used", folder.display())).because(error)
         };
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-        is_ours_alone(folder, &folder.symlink_metadata().map_err(failed)?)?;
+        let folder = folder.canonicalize().map_err(failed)?;
+        is_ours_alone(&folder, &folder.symlink_metadata().map_err(failed)?)?;
         let key = read_key(&folder.join("key"))?;
-        Ok(Self(Arc::new(Inner { folder: folder.to_owned(), key })))
+        Ok(Self(Arc::new(Inner { folder, key })))
+    }
+
+    /// The same, where nothing may be written: none where there is no such folder yet.
+    pub fn look(folder: &Path) -> Result<Option<Self>> {
+        if folder.join("key").exists() { Self::open(folder).map(Some) } else { Ok(None) }
     }
 
     /// What was compiled of a component by this version, for this machine; none where there is nothing that counts.
@@ -86,6 +100,9 @@ impl CodeCache {
         let length = head.last_chunk().map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)));
         let fixed = (head.len() + MAC_BYTES) as u64;
         let code_bytes = bytes.checked_sub(fixed).and_then(|rest| rest.checked_sub(length)).ok_or_else(corrupt)?;
+        if length > HEADER_BYTES_MAX || code_bytes > CODE_BYTES_MAX {
+            return Err(corrupt());
+        }
         let mut header = vec![0; usize::try_from(length).map_err(|_| corrupt())?];
         file.read_exact(&mut header).map_err(failed)?;
         let sealed = Sealed::copy(&mut file, code_bytes).map_err(failed)?;
@@ -137,10 +154,14 @@ impl CodeCache {
     fn prune(&self) -> std::io::Result<()> {
         let mut files = Vec::new();
         for entry in self.0.folder.read_dir()? {
-            let entry = entry?;
-            if entry.path().extension().is_some_and(|extension| extension == "code") {
-                let metadata = entry.metadata()?;
-                files.push((metadata.modified()?, metadata.len(), entry.path()));
+            let path = entry?.path();
+            // Another host may have removed it meanwhile.
+            let Ok(metadata) = path.symlink_metadata() else { continue };
+            let modified = metadata.modified()?;
+            if path.extension().is_some_and(|extension| extension == "code") {
+                files.push((modified, metadata.len(), path));
+            } else if is_torn(&path) && modified.elapsed().is_ok_and(|age| age > TORN_AFTER) {
+                let _ = std::fs::remove_file(path);
             }
         }
         files.sort();
@@ -149,7 +170,7 @@ impl CodeCache {
             if bytes <= BYTES_MAX {
                 break;
             }
-            std::fs::remove_file(path)?;
+            let _ = std::fs::remove_file(path);
             bytes -= size;
         }
         Ok(())
@@ -163,6 +184,11 @@ impl CodeCache {
     fn mac(&self) -> Hmac<Sha256> {
         <Hmac<Sha256> as KeyInit>::new(&self.0.key.into())
     }
+}
+
+/// Whether it has the name of a file that is being written.
+fn is_torn(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp"))
 }
 
 /// Says that a file was used now; where that cannot be said it goes sooner.
@@ -203,8 +229,12 @@ fn read_key(path: &Path) -> Result<[u8; KEY_BYTES]> {
         |error: std::io::Error| Error::unavailable(format!("the key {} cannot be made", path.display())).because(error);
     if let Some(mut file) = open_ours(path)? {
         let mut key = [0; KEY_BYTES];
-        file.read_exact(&mut key).map_err(failed)?;
-        return Ok(key);
+        match file.read_exact(&mut key) {
+            Ok(()) => return Ok(key),
+            // A power failure has cut it. Nothing has a MAC by it that could be found.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => std::fs::remove_file(path).map_err(failed)?,
+            Err(error) => return Err(failed(error)),
+        }
     }
     let mut key = [0; KEY_BYTES];
     let random = getrandom(&mut key, GetRandomFlags::empty()).map_err(|error| failed(error.into()))?;
@@ -213,7 +243,7 @@ fn read_key(path: &Path) -> Result<[u8; KEY_BYTES]> {
     }
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(&key).map_err(failed)?;
+    file.write_all(&key).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(key),
         Err(error) if error.error.kind() == ErrorKind::AlreadyExists => read_key(path),

@@ -3,7 +3,7 @@
 use std::{
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{ExitStatus, Output, Stdio},
+    process::{Output, Stdio},
     time::Duration,
 };
 
@@ -26,9 +26,14 @@ use crate::{
 };
 
 /// The most machine code that is taken: an interpreter's is 36 MB.
-const CODE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+pub(super) const CODE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// What a worker exits with that had nothing to say of the component.
+const ENVIRONMENT: i32 = 3;
 /// The most that is read of what a worker complains about.
 const STDERR_BYTES_MAX: u64 = 16 * 1024;
+/// The longest line that a worker writes before the code, and the longest sentence in it.
+const LINE_BYTES_MAX: usize = 1024 * 1024;
+const SENTENCE_BYTES_MAX: usize = 4 * 1024;
 /// How much longer than its CPU time it may take, on a machine that has other things to do.
 const PATIENCE: u32 = 4;
 
@@ -59,11 +64,16 @@ impl Compiler {
 
 /// Has a component compiled by a process of this binary, within its limits. Whatever ends that process, the component is refused.
 pub(super) async fn compile_apart(binary: &Path, component: &Bytes, limits: &Limits) -> Result<Artifact> {
-    let output = run_apart(binary, component, limits).await?;
-    let (Answer { outcome, .. }, code) = answer(&output, limits)?;
+    let mut output = run_apart(binary, component, limits).await?;
+    let (Answer { confined, outcome }, line_bytes) = answer(&output, limits)?;
+    confined.tell_once();
     match outcome {
-        Outcome::Compiled(inspection) => Ok(Artifact { inspection: *inspection, code: code.to_vec() }),
+        Outcome::Compiled(inspection) => {
+            output.stdout.drain(..line_bytes);
+            Ok(Artifact { inspection: *inspection, code: output.stdout })
+        }
         Outcome::Refused { is_limit, message, help } => {
+            let (message, help) = (cut(message), help.map(cut));
             let error = if is_limit { Error::limit(message) } else { Error::invalid(message) };
             Err(match help {
                 Some(help) => error.help(help),
@@ -98,7 +108,11 @@ async fn run_apart(binary: &Path, component: &Bytes, limits: &Limits) -> Result<
     let wall = limits.compile_cpu.saturating_mul(PATIENCE);
     match timeout(wall, talk).await {
         Ok(output) => output.map_err(failed),
-        Err(_) => Err(too_long(limits)),
+        Err(_) => Err(Error::limit(format!(
+            "compiling it has not ended after {}, {PATIENCE} times its limits.compile-cpu",
+            humantime::format_duration(wall)
+        ))
+        .help("look at what else this machine does; the next start tries it again")),
     }
 }
 
@@ -110,29 +124,47 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>, most: u64) -> std::io::Resul
     Ok(bytes)
 }
 
-/// What a worker has written, with the machine code; or why it has ended.
-fn answer<'o>(output: &'o Output, limits: &Limits) -> Result<(Answer, &'o [u8])> {
+/// What a worker has written, and how many bytes before the machine code; or why it has ended.
+fn answer(output: &Output, limits: &Limits) -> Result<(Answer, usize)> {
     if !output.status.success() {
-        return Err(ended(output.status, &output.stderr, limits));
+        return Err(ended(output, limits));
     }
     let corrupt = || Error::corrupt("the compiler's answer makes no sense");
-    let end = output.stdout.iter().position(|byte| *byte == b'\n').ok_or_else(corrupt)?;
-    let (line, code) = output.stdout.split_at(end);
+    let end = output.stdout.iter().take(LINE_BYTES_MAX).position(|byte| *byte == b'\n').ok_or_else(corrupt)?;
+    let line = output.stdout.get(..end).unwrap_or_default();
     let answer = serde_json::from_slice(line).map_err(|error| corrupt().because(error))?;
-    Ok((answer, code.get(1..).unwrap_or_default()))
+    Ok((answer, end + 1))
 }
 
-fn ended(status: ExitStatus, stderr: &[u8], limits: &Limits) -> Error {
+/// A sentence as long as anybody reads.
+fn cut(mut sentence: String) -> String {
+    let end = (0..=sentence.len().min(SENTENCE_BYTES_MAX)).rev().find(|end| sentence.is_char_boundary(*end));
+    sentence.truncate(end.unwrap_or_default());
+    sentence
+}
+
+fn ended(Output { status, stdout, stderr }: &Output, limits: &Limits) -> Error {
     let said = String::from_utf8_lossy(stderr);
     let said = said.trim();
-    if status.signal() == Some(libc::SIGXCPU) || status.signal() == Some(libc::SIGKILL) {
-        return too_long(limits);
+    if stdout.len() as u64 == CODE_BYTES_MAX {
+        return Error::limit("the component compiles to more than 256 MiB of machine code").help("build it smaller");
+    }
+    match status.signal() {
+        Some(libc::SIGXCPU) => return too_long(limits),
+        Some(libc::SIGKILL) => {
+            return Error::limit("the compiler was killed before the component was compiled; by the system, where memory had run out?")
+                .help("give the machine more memory than `compile-memory` in the consumer's `limits`; the next start tries it again");
+        }
+        _ => {}
     }
     // The first is what an allocator says before it aborts, the second a system call.
     if said.contains("memory allocation") || said.contains("out of memory") {
         let most = ByteSize::b(limits.compile_memory_bytes).display().iec().to_string();
         return Error::limit(format!("compiling it takes more memory than {most}, its limits.compile-memory"))
             .help("raise `compile-memory` in the consumer's `limits`, or build the component smaller");
+    }
+    if status.code() == Some(ENVIRONMENT) && stdout.is_empty() {
+        return Error::unavailable(format!("the compiler cannot work: {said}"));
     }
     let last = said.lines().last().map(|line| format!(": {line}")).unwrap_or_default();
     Error::invalid(format!("the compiler ended ({status}) before the component was compiled{last}"))

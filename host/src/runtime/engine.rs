@@ -27,7 +27,7 @@ use super::{
     trap,
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     limits::Limits,
     metrics::CompileMetrics,
     store::Digest,
@@ -36,6 +36,10 @@ use crate::{
 /// How many compiled components are remembered beside those that run. A Rust guest's code takes 0.1 to 0.4 MB, an
 /// interpreter's up to 36.
 const REMEMBERED: usize = 16;
+/// Raised with every change of what the gate refuses or an inspection says: what is kept was let in by the one before.
+const GATE: u32 = 1;
+/// Components that were refused and are not compiled again before their limits change.
+const REFUSED: usize = 64;
 /// The stack of a guest's own code; its host calls run on the rest of the fiber's.
 const GUEST_STACK_BYTES: usize = 512 * 1024;
 const FIBER_STACK_BYTES: usize = 2 * 1024 * 1024;
@@ -67,6 +71,15 @@ struct Inner {
     /// One compilation at a time: two would take the cores from the guests that run.
     turn: Arc<Semaphore>,
     remembered: Mutex<VecDeque<Arc<Code>>>,
+    refused: Mutex<VecDeque<Refusal>>,
+}
+
+/// What a component was refused for, under which limits.
+struct Refusal {
+    digest: Digest,
+    limits: (Duration, u64),
+    message: String,
+    help: Option<String>,
 }
 
 /// A component that passed the gate and is ready to be instantiated.
@@ -130,7 +143,7 @@ impl Engine {
         let engine = wasmtime::Engine::new(&settings()).map_err(failed)?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        let settings = format!("{} {:016x}", env!("CARGO_PKG_VERSION"), hasher.finish());
+        let settings = format!("{} {GATE} {:016x}", env!("CARGO_PKG_VERSION"), hasher.finish());
         let linker = imports::linker(&engine)?;
         let weak = engine.weak();
         let ticker = Ticker::start(move || {
@@ -138,7 +151,7 @@ impl Engine {
                 engine.increment_epoch();
             }
         })?;
-        let (turn, remembered) = (Arc::new(Semaphore::new(1)), Mutex::default());
+        let (turn, remembered, refused) = (Arc::new(Semaphore::new(1)), Mutex::default(), Mutex::default());
         let ticker = Arc::new(ticker);
         Ok(Self(Arc::new(Inner {
             compiler,
@@ -150,6 +163,7 @@ impl Engine {
             ticker,
             turn,
             remembered,
+            refused,
         })))
     }
 
@@ -161,6 +175,9 @@ impl Engine {
         let digest = off_the_data_plane(move || Ok(Digest::of(&mine))).await?;
         if let Some(compiled) = self.remembered(&digest) {
             return Ok(compiled);
+        }
+        if let Some(error) = self.refusal(&digest, limits) {
+            return Err(error);
         }
         let turn = self.0.turn.clone().acquire_owned().await;
         let turn = turn.map_err(|error| Error::unavailable("wait for the compiler").because(error))?;
@@ -179,7 +196,11 @@ impl Engine {
             Compiler::Apart(binary) => self.compile_apart(binary, &bytes, limits, digest).await,
         };
         drop(turn);
-        let (code, compiled_in) = (code.inspect_err(|_| _ = metrics.refused.inc())?, began.elapsed());
+        let refuse = |error: &Error| {
+            metrics.refused.inc();
+            self.refuse(digest, limits, error);
+        };
+        let (code, compiled_in) = (code.inspect_err(refuse)?, began.elapsed());
         metrics.compiled.inc();
         metrics.seconds.observe(compiled_in.as_secs_f64());
         Ok(Compiled { code: self.remember(code), compiled_in })
@@ -207,7 +228,8 @@ impl Engine {
         let engine = self.clone();
         let load = move || {
             let Some((inspection, sealed)) = cache.load(&digest, &engine.0.settings) else { return Ok(None) };
-            engine.code(inspection, &sealed).map(Some)
+            let code = engine.code(inspection, &sealed);
+            Ok(code.inspect_err(|error| tracing::warn!(%digest, "compiled anew: {}", error.chain())).ok())
         };
         off_the_data_plane(load).await
     }
@@ -233,6 +255,29 @@ impl Engine {
             Error::corrupt(format!("the machine code is not this engine's: {}", trap::chain(&error)))
         })?;
         self.link(inspection, &component)
+    }
+
+    /// What it was refused for that took too much to compile: it would take as much again.
+    fn refusal(&self, digest: &Digest, limits: &Limits) -> Option<Error> {
+        let refused = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = (limits.compile_cpu, limits.compile_memory_bytes);
+        let refusal = refused.iter().find(|refusal| refusal.digest == *digest && refusal.limits == limits)?;
+        let error = Error::limit(&refusal.message);
+        Some(match &refusal.help {
+            Some(help) => error.help(help),
+            None => error,
+        })
+    }
+
+    fn refuse(&self, digest: Digest, limits: &Limits, error: &Error) {
+        if error.kind() != Kind::Limit {
+            return;
+        }
+        let limits = (limits.compile_cpu, limits.compile_memory_bytes);
+        let (message, help) = (error.chain(), error.way_out().map(str::to_owned));
+        let mut refused = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.push_front(Refusal { digest, limits, message, help });
+        refused.truncate(REFUSED);
     }
 
     /// A component that was compiled before and is still remembered.

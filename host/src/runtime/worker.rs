@@ -41,10 +41,14 @@ impl Outcome {
 /// Compiles the component that comes in, within its limits. An error means that nobody could be told what became of it.
 pub fn serve(limits: &Limits, mut input: impl Read, mut output: impl Write) -> Result<()> {
     let failed = |error: std::io::Error| Error::unavailable("the host no longer listens").because(error);
+    let failed_engine = |error: wasmtime::Error| Error::unavailable("set the engine up").because(error);
+    // On one thread: the other cores are for guests that run, and a process without threads can be confined more. Made first, since it
+    // looks at the processor.
+    let engine = wasmtime::Engine::new(settings().parallel_compilation(false)).map_err(failed_engine)?;
     let confined = confine(limits)?;
     let mut component = Vec::new();
     input.read_to_end(&mut component).map_err(failed)?;
-    let (outcome, code) = match compile(&component) {
+    let (outcome, code) = match compile(&engine, &component) {
         Ok((inspection, code)) => (Outcome::Compiled(Box::new(inspection)), code),
         Err(error) => (Outcome::refused(&error), Vec::new()),
     };
@@ -54,11 +58,8 @@ pub fn serve(limits: &Limits, mut input: impl Read, mut output: impl Write) -> R
     output.write_all(&code).and_then(|()| output.flush()).map_err(failed)
 }
 
-fn compile(component: &[u8]) -> Result<(Inspection, Vec<u8>)> {
+fn compile(engine: &wasmtime::Engine, component: &[u8]) -> Result<(Inspection, Vec<u8>)> {
     let inspection = inspect(component)?;
-    let failed = |error: wasmtime::Error| Error::invalid("set the engine up").because(error);
-    // On one thread: the other cores are for guests that run, and a process without threads can be confined more.
-    let engine = wasmtime::Engine::new(settings().parallel_compilation(false)).map_err(failed)?;
     let code = engine
         .precompile_component(component)
         .map_err(|error| Error::invalid(format!("not a valid component: {}", error.root_cause())))?;

@@ -35,9 +35,16 @@ fn main() -> ExitCode {
 /// One line: what is possible.
 fn tell(when: &str, port: u16) {
     let scratch = std::env::args().nth(1).unwrap();
-    let tried: [(&str, bool); 8] = [
+    let parent = std::os::unix::process::parent_id();
+    let me = std::process::id();
+    let tried: [(&str, bool); 10] = [
         ("compute", (0..1_000_u32).map(|n| n.to_string()).collect::<Vec<_>>().len() == 1_000),
         ("thread", thread::Builder::new().spawn(|| ()).is_ok_and(|thread| thread.join().is_ok())),
+        (
+            "signal",
+            Command::new("kill").args(["-0", &parent.to_string()]).status().is_ok_and(|status| status.success()),
+        ),
+        ("memory", File::open(format!("/proc/{me}/mem")).is_ok()),
         ("read", File::open("/etc/passwd").is_ok()),
         ("list", fs::read_dir("/").is_ok()),
         ("write", fs::write(&scratch, "x").is_ok()),
