@@ -58,6 +58,24 @@ fn events_are_listed_by_type_thing_time_and_id() {
     assert_eq!(ids(&emitted), ["1", "2", "3"], "what was emitted is an ordinary stream");
 }
 
+/// Whatever a consumer may use is shown, by the name that the config has for it.
+#[test]
+fn every_limit_is_shown() {
+    let project = project();
+    let _host = filled(&project);
+    let shown = String::from_utf8(project.run(&["consumer", "show", "subject"]).stdout).unwrap();
+    let schema = project.json(&["config", "schema"]);
+    let limits = schema
+        .pointer("/properties/consumer/additionalProperties/properties/limits/properties")
+        .and_then(Value::as_object)
+        .unwrap();
+    assert!(limits.len() >= 13, "{limits:?}");
+    for name in limits.keys() {
+        assert!(shown.contains(&format!("{name} ")), "{name} in {shown}");
+    }
+    assert!(shown.contains("memory 64MiB") && shown.contains("compile-cpu 1m"), "{shown}");
+}
+
 #[test]
 fn events_are_followed_as_they_come() {
     let project = project();

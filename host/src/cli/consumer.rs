@@ -11,10 +11,11 @@ use super::{
     problem::Exit,
 };
 use crate::{
-    config::{show_duration, show_size},
+    config::{show_duration, show_limits},
     error::{Error, Result},
     filter::Filter,
     host::reset::Done,
+    limits::Limits,
     server::views::{ConsumerDetail, ConsumerView, ParkedView, ShardView, known},
 };
 
@@ -212,15 +213,7 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
             lines.push(("shards", format!("{} by {}", spec.shards.count, spec.shards.by)));
         }
         lines.push(("state", spec.state.word().to_owned()));
-        lines.push((
-            "limits",
-            format!(
-                "cpu {}, wall {}, memory {}",
-                show_duration(limits.cpu),
-                show_duration(limits.wall),
-                show_size(limits.memory_bytes)
-            ),
-        ));
+        lines.extend(limit_lines(limits));
         let granted = spec.grants_emit.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         lines.push(("may emit to", if granted.is_empty() { "nothing".into() } else { granted }));
     }
@@ -235,6 +228,16 @@ fn lines(detail: &ConsumerDetail) -> Vec<(&'static str, String)> {
         lines.push(("history", line));
     }
     lines
+}
+
+/// All limits by their names, as the config has them, some in a line.
+fn limit_lines(limits: &Limits) -> Vec<(&'static str, String)> {
+    let named = serde_json::to_value(show_limits(limits)).unwrap_or_default();
+    let named = named.as_object().into_iter().flatten();
+    let all: Vec<String> =
+        named.map(|(name, limit)| format!("{name} {}", limit.to_string().trim_matches('"'))).collect();
+    let label = |n: usize| if n == 0 { "limits" } else { "" };
+    all.chunks(4).enumerate().map(|(n, some)| (label(n), some.join(", "))).collect()
 }
 
 fn parked_line(ParkedView { key, events, reason, attempts }: &ParkedView) -> String {

@@ -23,6 +23,7 @@ pub use self::{
     problem::{ConfigErrors, Problem},
     resolved::Config,
     shape::schema,
+    shown::show_limits,
     units::{show_duration, show_size},
 };
 use self::{places::Places, problem::Code, resolve::Resolver};

@@ -4,6 +4,7 @@ use super::{authored, resolved, units::show_duration, units::show_size};
 use crate::{
     backend::foreign::ForeignTable,
     deployment::LegacyCursor,
+    limits::Limits,
     tenant::{Identifier, Name},
 };
 
@@ -112,23 +113,28 @@ fn show_consumer(consumer: &resolved::Consumer) -> authored::Consumer {
             parked_keys: Some(retry.parked_keys.into()),
             parked_events: Some(retry.parked_events.into()),
         },
-        limits: authored::Limits {
-            memory: Some(show_size(limits.memory_bytes)),
-            cpu: Some(show_duration(limits.cpu)),
-            wall: Some(show_duration(limits.wall)),
-            init: Some(show_duration(limits.init)),
-            component: Some(show_size(limits.component_bytes)),
-            compile_cpu: Some(show_duration(limits.compile_cpu)),
-            compile_memory: Some(show_size(limits.compile_memory_bytes)),
-            hostcall: Some(show_size(limits.hostcall_bytes)),
-            host_calls: Some(limits.host_calls.into()),
-            emits: Some(limits.emits.into()),
-            state: Some(show_size(limits.state_bytes)),
-            state_keys: Some(limits.state_keys.into()),
-            log: Some(show_size(limits.log_bytes)),
-        },
+        limits: show_limits(limits),
         grants: authored::Grants { emit: Some(consumer.grants_emit.iter().map(Name::to_string).collect()) },
         config: consumer.config.clone(),
         state_version: Some(consumer.state_version.into()),
+    }
+}
+
+/// All limits as a file has them.
+pub fn show_limits(limits: &Limits) -> authored::Limits {
+    authored::Limits {
+        memory: Some(show_size(limits.memory_bytes)),
+        cpu: Some(show_duration(limits.cpu)),
+        wall: Some(show_duration(limits.wall)),
+        init: Some(show_duration(limits.init)),
+        component: Some(show_size(limits.component_bytes)),
+        compile_cpu: Some(show_duration(limits.compile_cpu)),
+        compile_memory: Some(show_size(limits.compile_memory_bytes)),
+        hostcall: Some(show_size(limits.hostcall_bytes)),
+        host_calls: Some(limits.host_calls.into()),
+        emits: Some(limits.emits.into()),
+        state: Some(show_size(limits.state_bytes)),
+        state_keys: Some(limits.state_keys.into()),
+        log: Some(show_size(limits.log_bytes)),
     }
 }

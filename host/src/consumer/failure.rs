@@ -33,6 +33,7 @@ impl Run<'_> {
         let is_said = matches!(failure.kind, FailureKind::Retry | FailureKind::Reject) && !failure.is_of_start;
         self.known = self.handler.take().filter(|_| is_said).map(|handler| handler.into_view()).filter(View::is_clean);
         if let FailureKind::Infrastructure(error) = failure.kind {
+            self.shard.metrics.failed("infrastructure");
             // What stands before it would be handled again with every try.
             self.commit().await?;
             self.settle().await?;

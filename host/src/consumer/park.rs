@@ -221,6 +221,7 @@ impl Run<'_> {
         }
         self.has_begun(parked);
         if let FailureKind::Infrastructure(error) = failure.kind {
+            self.shard.metrics.failed("infrastructure");
             // What was gathered would be handled again with every try.
             self.commit().await?;
             self.settle().await?;

@@ -127,6 +127,7 @@ impl Run<'_> {
             return Ok(());
         }
         if let FailureKind::Infrastructure(error) = failure.kind {
+            self.shard.metrics.failed("infrastructure");
             return Err(error);
         }
         tracing::warn!(shard = %self.shard.id, event = %letter.event.id, kind = failure.kind.code(),

@@ -179,6 +179,11 @@ impl Engine {
         if let Some(error) = self.refusal(&digest, limits) {
             return Err(error);
         }
+        // What is kept waits for nobody's compilation.
+        if let Some(code) = self.load(digest).await? {
+            self.0.metrics.kept.inc();
+            return Ok(Compiled { code: self.remember(code), compiled_in: Duration::ZERO });
+        }
         let turn = self.0.turn.clone().acquire_owned().await;
         let turn = turn.map_err(|error| Error::unavailable("wait for the compiler").because(error))?;
         // Somebody else may have had it compiled meanwhile.
@@ -187,10 +192,6 @@ impl Engine {
         }
         let began = Instant::now();
         let metrics = &self.0.metrics;
-        if let Some(code) = self.load(digest).await? {
-            metrics.kept.inc();
-            return Ok(Compiled { code: self.remember(code), compiled_in: Duration::ZERO });
-        }
         let code = match &self.0.compiler {
             Compiler::Here => self.compile_here(bytes).await,
             Compiler::Apart(binary) => self.compile_apart(binary, &bytes, limits, digest).await,
