@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Functions of a component that takes the compiler several seconds.
-const BOMB_FUNCTIONS: usize = 20_000;
+const BOMB_FUNCTIONS: usize = 30_000;
 
 /// Runs all of it.
 pub(super) fn prove(report: &mut Report) -> Result<()> {
@@ -87,7 +87,7 @@ async fn is_loaded(cache: &Path, component: &Bytes) -> Result<bool> {
 async fn bombs(report: &mut Report) -> Result<()> {
     let bounds = [
         ("CPU", Limits { compile_cpu: Duration::from_secs(1), ..Limits::default() }),
-        ("memory", Limits { compile_memory_bytes: 192 << 20, ..Limits::default() }),
+        ("memory", Limits { compile_memory_bytes: 160 << 20, ..Limits::default() }),
     ];
     let engine = Engine::new(Compiler::Apart(binary::tendon().to_owned()), None)?;
     let (mut refused, component) = (0, bomb(BOMB_FUNCTIONS));
