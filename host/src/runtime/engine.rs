@@ -185,7 +185,8 @@ impl Engine {
             return Ok(Compiled { code: self.remember(code), compiled_in: Duration::ZERO });
         }
         let turn = self.0.turn.clone().acquire_owned().await;
-        let turn = turn.map_err(|error| Error::unavailable("wait for the compiler").because(error))?;
+        // Held until it is remembered, so that nobody who waited compiles it again.
+        let _turn = turn.map_err(|error| Error::unavailable("wait for the compiler").because(error))?;
         // Somebody else may have had it compiled meanwhile.
         if let Some(compiled) = self.remembered(&digest) {
             return Ok(compiled);
@@ -196,7 +197,6 @@ impl Engine {
             Compiler::Here => self.compile_here(bytes).await,
             Compiler::Apart(binary) => self.compile_apart(binary, &bytes, limits, digest).await,
         };
-        drop(turn);
         let refuse = |error: &Error| {
             metrics.refused.inc();
             self.refuse(digest, limits, error);
