@@ -283,7 +283,10 @@ impl<'a> Run<'a> {
             }
             let ready = self.ready(rest);
             if ready.is_empty() {
-                let ready_at = self.call_ready_at(rest);
+                let ready_at = match self.live(rest) {
+                    [] => self.ready_at(first),
+                    live => self.call_ready_at(live),
+                };
                 if let After::Stop(stop) = self.wait_until(ready_at).await? {
                     return Ok(Worked::Stopped(stop));
                 }
@@ -329,13 +332,18 @@ impl<'a> Run<'a> {
         Ok(None)
     }
 
+    /// The first of the events whose keys are not parked.
+    fn live<'e>(&self, events: &'e [Event]) -> &'e [Event] {
+        if self.parking.is_empty() {
+            return events;
+        }
+        let live = events.iter().take_while(|event| !self.parking.holds(event)).count();
+        events.get(..live).unwrap_or_default()
+    }
+
     /// The events that may be handled now: they are old enough, and the first of them is not to be tried again later.
     fn ready<'e>(&self, events: &'e [Event]) -> &'e [Event] {
-        let is_live = |event: &&Event| !self.parking.holds(event);
-        let live = match self.parking.is_empty() {
-            true => events,
-            false => events.get(..events.iter().take_while(is_live).count()).unwrap_or_default(),
-        };
+        let live = self.live(events);
         if self.version.spec.lag.is_zero() && self.next_row.attempts == 0 {
             return live;
         }

@@ -74,6 +74,7 @@ pub const CASES: &[Case] = &[
     Case { number: 31, sentence: "what waits at a swap goes to the new component", show: batches::swaps },
     Case { number: 31, sentence: "a batch whose run ended is called again whole", show: batches::ended_runs },
     Case { number: 31, sentence: "events that are too young for a lag wait together", show: batches::with_a_lag },
+    Case { number: 31, sentence: "whatever their order", show: batches::with_a_lag_and_no_order },
     Case { number: 34, sentence: "the latest place is fixed when a consumer is made", show: starts::latest_is_fixed },
     Case { number: 34, sentence: "a place that cannot be read is not guessed", show: starts::no_place_is_guessed },
     Case {

@@ -14,9 +14,9 @@ use tendon::{
     clock::Clock,
     committer::Committer,
     dead_letter::Letters,
-    deployment::Spec,
+    deployment::{Spec, StateScope},
     error::Error,
-    event::{Cursor, Event},
+    event::{Cursor, Event, Timestamp},
     filter::Filter,
     handler::{Failure, FailureKind, Handled, Handler, HandlerFactory},
     policy::{OnExhausted, RetryPolicy},
@@ -383,5 +383,29 @@ pub(super) fn with_a_lag() {
         seconds(60).await;
         let sizes: Vec<usize> = stage.calls.ids().iter().map(Vec::len).collect();
         assert!(sizes.len() <= 3 && sizes.iter().sum::<usize>() == 12, "{sizes:?}");
+    });
+}
+
+/// One that is younger than those behind it, by what it says: its call waits for it, and does nothing else meanwhile.
+pub(super) fn with_a_lag_and_no_order() {
+    in_virtual_time(async {
+        let retry = RetryPolicy { on_exhausted: OnExhausted::ParkKey, attempts: 1, ..RetryPolicy::default() };
+        let (lag, state) = (Duration::from_secs(20), StateScope::Key);
+        let spec = Spec { lag, retry, state, ..spec(3, PLENTY, 1) };
+        let stage = Stage::new(0, spec, |id| (id == 1).then_some(FailureKind::Reject)).await;
+        for (key, age_seconds) in [(1, 60), (2, 60), (3, 0), (1, 60)] {
+            let mut event = emit(&stream("in"), key);
+            event.key = tendon::event::EventKey::new(event.event.timestamp, &[&fastrand::u128(..).to_le_bytes()]);
+            event.event.timestamp = Timestamp(NOW.0 - age_seconds * 1_000_000);
+            commit(&*stage.database.store(), append(vec![event])).await.unwrap();
+        }
+        seconds(15).await;
+        let revision = stage.database.store().load(&shard("c")).await.unwrap().revision.0;
+        assert!(revision < 10, "{revision} commits while it waited");
+        seconds(30).await;
+        let row = stage.database.store().load(&shard("c")).await.unwrap();
+        assert_eq!(&*row.cursor.to_string(), "4");
+        let parked = stage.database.store().parked_keys(&consumer("c")).await.unwrap();
+        assert_eq!(parked.iter().map(|key| key.events).sum::<u64>(), 2, "the first, and the one behind it of its key");
     });
 }
